@@ -1,0 +1,25 @@
+"""Stride: run, serve and measure Step 3.5 Flash and its smaller neighbours on the machine you own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "SamplingParams", "__version__"]
+
+if TYPE_CHECKING:
+    from stride.api import LLM
+    from stride.types import SamplingParams
+
+
+def __getattr__(name: str) -> Any:
+    """Import lazily: ``stride --help`` and ``import stride`` stay fast."""
+    if name == "LLM":
+        from stride.api import LLM
+
+        return LLM
+    if name == "SamplingParams":
+        from stride.types import SamplingParams
+
+        return SamplingParams
+    raise AttributeError(f"module 'stride' has no attribute {name!r}")

@@ -1,0 +1,62 @@
+"""Every error a person can meet, each with a message that names what is wrong and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class StrideError(Exception):
+    """Base of all errors that Stride raises on purpose; the command line prints them without a traceback."""
+
+
+class ModelFileError(StrideError):
+    """A model file is not what it must be.
+
+    The message reads ``FILE: tensor NAME: at byte OFFSET: REASON``, leaving out what does not apply.
+    """
+
+    def __init__(
+        self, reason: str, *, path: str | Path | None = None, tensor: str | None = None, offset: int | None = None
+    ) -> None:
+        where = [str(path)] if path is not None else []
+        if tensor is not None:
+            where.append(f"tensor {tensor}")
+        if offset is not None:
+            where.append(f"at byte {offset}")
+        super().__init__(": ".join([*where, reason]))
+        self.reason = reason
+        self.path = path
+        self.tensor = tensor
+        self.offset = offset
+
+
+class UnsupportedError(StrideError):
+    """The file or request is valid, but asks for something that this build does not do. Names it."""
+
+
+class RequestError(StrideError):
+    """A request that cannot be served as asked (HTTP 400). Names the field where there is one."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ContextOverflowError(RequestError):
+    """The prompt does not fit the context window."""
+
+    def __init__(self, n_prompt_tokens: int, n_ctx: int) -> None:
+        super().__init__(
+            f"the prompt has {n_prompt_tokens} tokens and needs room for at least one more, "
+            f"but the context window has {n_ctx}"
+        )
+        self.n_prompt_tokens = n_prompt_tokens
+        self.n_ctx = n_ctx
+
+
+class OverloadedError(StrideError):
+    """The queue is full (HTTP 429)."""
+
+
+class GenerationError(StrideError):
+    """Generation failed on the engine's side (HTTP 500): NaN logits, a lost file, no memory."""

@@ -1,0 +1,1 @@
+"""Models: metadata to a frozen configuration, weights by name, one decoder."""

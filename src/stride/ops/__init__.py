@@ -1,0 +1,33 @@
+"""Backends: the operations that models are written against, and what runs them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stride.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from stride.ops.api import Backend
+
+BACKENDS = ("auto", "cpu", "numpy")
+
+
+def load(name: str = "auto", threads: int | None = None) -> Backend:
+    """The backend of that name; ``auto`` is the fastest that runs here.
+
+    Raises:
+        UnsupportedError: no such backend, or it cannot run here; says why.
+    """
+    if name not in BACKENDS:
+        raise UnsupportedError(f"there is no backend {name!r}; there are: {', '.join(BACKENDS)}")
+    if name in ("auto", "cpu"):
+        try:
+            from stride.ops.cpu import CpuBackend
+        except ImportError as error:
+            if name == "cpu":
+                raise UnsupportedError(f"the C++ extension is not installed here: {error}") from error
+        else:
+            return CpuBackend(threads)
+    from stride.ops.numpy import NumpyBackend
+
+    return NumpyBackend()

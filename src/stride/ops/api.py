@@ -1,0 +1,201 @@
+"""The Backend protocol: the coarse, fused operations that every model is written against.
+
+A model file calls these and nothing else. `numpy.py` is the executable specification; every other backend is
+tested against it, operation by operation. A backend refuses (``UnsupportedError``) what it does not support.
+
+Shapes use n = tokens of the batch, d = embedding length, h = query heads, g = key/value heads.
+Activations are float32, row-major, one row per token. ``Array`` is the backend's own array type: models only pass
+arrays from one operation to the next; ``Backend.to_host`` makes a numpy array of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from stride.gguf import Tensor
+
+Array: TypeAlias = Any
+IntArray: TypeAlias = npt.NDArray[np.int32]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+KVType: TypeAlias = Literal["f32", "f16", "q8_0"]
+
+PAGE_TOKENS = 32
+"""Tokens per page of the KV cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's work: rows of "n tokens for this sequence". Prefill, decode and verification look alike.
+
+    Attributes:
+        token_ids: int32 [n], the rows' tokens, one row after the other.
+        positions: int32 [n], each token's position in its sequence (consecutive within a row).
+        row_starts: int32 [rows + 1], row r owns tokens ``row_starts[r]:row_starts[r + 1]``.
+        page_tables: one int32 [rows, pages] per cache group: entry p of row r is the page that holds positions
+            ``p * PAGE_TOKENS ...`` of that sequence, or -1 where no token of this batch looks any more.
+        outputs: int32 [outputs], the tokens (indices into the batch) whose logits are wanted, ascending.
+    """
+
+    token_ids: IntArray
+    positions: IntArray
+    row_starts: IntArray
+    page_tables: tuple[IntArray, ...]
+    outputs: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding of the first ``2 * len(inverse_frequencies)`` dimensions of each head.
+
+    Position p turns pair i by ``p * inverse_frequencies[i]`` radians; all scalings (llama3, linear, yarn) are
+    already in the frequencies. ``magnitude`` multiplies cosine and sine (yarn).
+    A "halves" pair is dimensions (i, i + half) (NEOX), an "adjacent" pair is (2 i, 2 i + 1) (the original).
+    """
+
+    inverse_frequencies: FloatArray
+    pairs: Literal["halves", "adjacent"]
+    magnitude: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How a router's scores become experts and their weights (``Backend.route``)."""
+
+    top_k: int
+    gating: Literal["sigmoid", "softmax"]
+    normalize: bool
+    scale: float
+
+
+class Weight(Protocol):
+    """A matrix (or a stack of them) in the backend's own layout."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in], or [experts, out, in]."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory held."""
+
+
+class KVPool(Protocol):
+    """One layer's keys and values: pages of ``PAGE_TOKENS`` tokens, in the backend's own layout."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Address space reserved; memory is used as pages are first written."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatedFFN:
+    """The three matrices of a SwiGLU and its clamp: ``down · (min(silu(gate x), limit) * clip(up x, ±limit))``.
+
+    ``limit`` 0 means no clamp. The matrices are [f, d], [f, d], [d, f], or stacks of those for experts.
+    """
+
+    gate: Weight
+    up: Weight
+    down: Weight
+    limit: float = 0.0
+
+
+class Backend(Protocol):
+    """Where a model runs. All methods are called from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """For people: ``numpy``, or ``cpu (avx512-vnni, 2 threads)``."""
+
+    # --- loading ---
+
+    def weight(self, tensor: Tensor) -> Weight:
+        """Read a matrix or a stack of matrices from its file into this backend's layout, each byte once."""
+
+    def vector(self, tensor: Tensor) -> Array:
+        """Read a one-dimensional tensor as float32."""
+
+    def kv_pool(self, n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> KVPool:
+        """Reserve a layer's cache of ``n_pages`` pages."""
+
+    # --- running ---
+
+    def embed(self, table: Weight, token_ids: IntArray) -> Array:
+        """[n, d]: rows of the table."""
+
+    def norm(self, x: Array, weight: Array, epsilon: float, delta: Array | None = None) -> Array:
+        """RMSNorm over the last axis: ``x / sqrt(mean(x²) + epsilon) * weight``; a new [n, d].
+
+        Where ``delta`` is given, ``x += delta`` is done first, in place (the residual stream).
+        """
+
+    def linear(
+        self, x: Array, weights: Sequence[Weight], biases: Sequence[Array | None] | None = None
+    ) -> list[Array]:
+        """Several linear maps of one input: [n, out_i] each. A quantising backend quantises ``x`` once."""
+
+    def rope_and_store(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        q_norm: Array | None,
+        k_norm: Array | None,
+        epsilon: float,
+        rope: Rope,
+        pool: KVPool,
+        page_table: IntArray,
+        batch: Batch,
+    ) -> Array:
+        """Per-head RMSNorm of q and k (where weights [key_dim] are given), rope on both, k and v into the pool.
+
+        q is [n, h * key_dim], k [n, g * key_dim], v [n, g * value_dim]; gives q, [n, h * key_dim].
+        """
+
+    def attention(
+        self,
+        q: Array,
+        pool: KVPool,
+        *,
+        page_table: IntArray,
+        batch: Batch,
+        window: int | None,
+        scale: float,
+        gate: Array | None,
+    ) -> Array:
+        """Causal attention of each token to its own sequence: [n, h * value_dim].
+
+        A token at position p attends to positions ``max(0, p - window + 1) .. p`` (all up to p without a window).
+        Query head i uses key/value head ``i // (h / g)``. Where ``gate`` [n, h] is given, head i's output is
+        multiplied by ``sigmoid(gate[:, i])``.
+        """
+
+    def ffn(self, x: Array, weights: GatedFFN) -> Array:
+        """Dense (clamped) SwiGLU: [n, d]."""
+
+    def route(self, x: Array, router: Weight, bias: Array | None, routing: Routing) -> tuple[IntArray, FloatArray]:
+        """Choose experts, in float32: (int32 [n, k] ids on the host, float32 [n, k] weights on the host).
+
+        ``scores = gating(router x)``; the k largest of ``scores + bias`` are chosen (ties: the lower id); their
+        weights are the unbiased scores, divided by their sum where ``normalize``, times ``scale``.
+        """
+
+    def experts(
+        self, x: Array, ids: IntArray, weights: FloatArray, routed: GatedFFN, shared: GatedFFN | None
+    ) -> Array:
+        """``Σ_j weights[:, j] * FFN_ids[:, j](x)``, plus the shared expert's FFN where there is one: [n, d]."""
+
+    def concat_norms(self, a: Array, a_weight: Array, b: Array, b_weight: Array, epsilon: float) -> Array:
+        """``[RMSNorm(a), RMSNorm(b)]`` along the last axis, [n, 2 d]: the input of a draft layer."""
+
+    def rows(self, x: Array, indices: IntArray) -> Array:
+        """[len(indices), d]: some rows of x."""
+
+    def to_host(self, x: Array) -> FloatArray:
+        """The array as numpy float32, once it is computed."""

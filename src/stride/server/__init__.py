@@ -1,0 +1,1 @@
+"""HTTP: the wire that clients of llama-server, Ollama and OpenAI know."""
