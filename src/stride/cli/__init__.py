@@ -1,1 +1,66 @@
-"""TBD."""
+"""The command line: one file per command, each imported only when it is needed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from stride.errors import StrideError
+
+COMMANDS = {
+    "run": "One completion to stdout, timings to stderr.",
+    "chat": "Talk with a model in the terminal.",
+    "serve": "Serve a model over HTTP, as llama-server and OpenAI do.",
+    "bench": "The deep dive: speed, coding, tools and memory, written up as a report.",
+    "speed": "Prompt and generation speed, measured as llama-bench does.",
+    "perplexity": "Perplexity of a text file under a model.",
+    "inspect": "What is in a model file, what it needs, and whether it fits here.",
+    "pull": "Download a model from Hugging Face.",
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists all commands without importing them; imports ``stride.cli.NAME`` when NAME is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        wants_list = "--help" in sys.argv[1:2] or not sys.argv[1:]
+        if wants_list:
+            return click.Command(cmd_name, help=COMMANDS[cmd_name])
+        module = importlib.import_module(f"stride.cli.{cmd_name}")
+        app = typer.Typer(add_completion=False)
+        app.command(cmd_name, help=module.__doc__, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
+            module.command
+        )
+        return typer.main.get_command(app)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Run Step 3.5 Flash and its smaller neighbours on the machine you own; serve them; measure them.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Entry point of ``stride``. Errors that Stride raises on purpose are one line on stderr, exit status 1."""
+    try:
+        return app(args)
+    except StrideError as error:
+        print(f"stride: {error}", file=sys.stderr)
+        sys.exit(1)
