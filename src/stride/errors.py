@@ -16,7 +16,12 @@ class ModelFileError(StrideError):
     """
 
     def __init__(
-        self, reason: str, *, path: str | Path | None = None, tensor: str | None = None, offset: int | None = None
+        self,
+        reason: str,
+        *,
+        path: str | Path | None = None,
+        tensor: str | None = None,
+        offset: int | None = None,
     ) -> None:
         where = [str(path)] if path is not None else []
         if tensor is not None:

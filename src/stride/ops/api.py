@@ -4,8 +4,8 @@ A model file calls these and nothing else. `numpy.py` is the executable specific
 tested against it, operation by operation. A backend refuses (``UnsupportedError``) what it does not support.
 
 Shapes use n = tokens of the batch, d = embedding length, h = query heads, g = key/value heads.
-Activations are float32, row-major, one row per token. ``Array`` is the backend's own array type: models only pass
-arrays from one operation to the next; ``Backend.to_host`` makes a numpy array of one.
+Activations are float32, row-major, one row per token. ``Array``, ``Weight`` and ``KVPool`` are the backend's own types,
+opaque to models, which only pass them from one operation to the next; ``Backend.to_host`` makes a numpy array of an Array.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ import numpy.typing as npt
 from stride.gguf import Tensor
 
 Array: TypeAlias = Any
+"""Activations, or a vector, in the backend's own form."""
+Weight: TypeAlias = Any
+"""A matrix or a stack of them, in the backend's own layout: ``shape`` [(experts,) out, in], ``n_bytes`` held."""
+KVPool: TypeAlias = Any
+"""One layer's keys and values, pages of ``PAGE_TOKENS`` tokens: ``n_bytes`` of address space, used as first written."""
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 KVType: TypeAlias = Literal["f32", "f16", "q8_0"]
@@ -70,26 +75,6 @@ class Routing:
     gating: Literal["sigmoid", "softmax"]
     normalize: bool
     scale: float
-
-
-class Weight(Protocol):
-    """A matrix (or a stack of them) in the backend's own layout."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[out, in], or [experts, out, in]."""
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory held."""
-
-
-class KVPool(Protocol):
-    """One layer's keys and values: pages of ``PAGE_TOKENS`` tokens, in the backend's own layout."""
-
-    @property
-    def n_bytes(self) -> int:
-        """Address space reserved; memory is used as pages are first written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +164,9 @@ class Backend(Protocol):
     def ffn(self, x: Array, weights: GatedFFN) -> Array:
         """Dense (clamped) SwiGLU: [n, d]."""
 
-    def route(self, x: Array, router: Weight, bias: Array | None, routing: Routing) -> tuple[IntArray, FloatArray]:
+    def route(
+        self, x: Array, router: Weight, bias: Array | None, routing: Routing
+    ) -> tuple[IntArray, FloatArray]:
         """Choose experts, in float32: (int32 [n, k] ids on the host, float32 [n, k] weights on the host).
 
         ``scores = gating(router x)``; the k largest of ``scores + bias`` are chosen (ties: the lower id); their
