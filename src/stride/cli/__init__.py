@@ -38,9 +38,9 @@ class LazyGroup(TyperGroup):
             return click.Command(cmd_name, help=COMMANDS[cmd_name])
         module = importlib.import_module(f"stride.cli.{cmd_name}")
         app = typer.Typer(add_completion=False)
-        app.command(
-            cmd_name, help=module.__doc__, context_settings=getattr(module, "CONTEXT_SETTINGS", None)
-        )(module.command)
+        app.command(cmd_name, help=module.__doc__, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
+            module.command
+        )
         return typer.main.get_command(app)
 
 

@@ -4,8 +4,9 @@ A model file calls these and nothing else. `numpy.py` is the executable specific
 tested against it, operation by operation. A backend refuses (``UnsupportedError``) what it does not support.
 
 Shapes use n = tokens of the batch, d = embedding length, h = query heads, g = key/value heads.
-Activations are float32, row-major, one row per token. ``Array``, ``Weight`` and ``KVPool`` are the backend's own types,
-opaque to models, which only pass them from one operation to the next; ``Backend.to_host`` makes a numpy array of an Array.
+Activations are float32, row-major, one row per token. ``Array``, ``Weight`` and ``KVPool`` are the backend's own
+types, opaque to models, which only pass them from one operation to the next; ``Backend.to_host`` makes a numpy array
+of an Array.
 """
 
 from __future__ import annotations
@@ -119,9 +120,7 @@ class Backend(Protocol):
         Where ``delta`` is given, ``x += delta`` is done first, in place (the residual stream).
         """
 
-    def linear(
-        self, x: Array, weights: Sequence[Weight], biases: Sequence[Array | None] | None = None
-    ) -> list[Array]:
+    def linear(self, x: Array, weights: Sequence[Weight], biases: Sequence[Array | None] | None = None) -> list[Array]:
         """Several linear maps of one input: [n, out_i] each. A quantising backend quantises ``x`` once."""
 
     def rope_and_store(
@@ -164,18 +163,14 @@ class Backend(Protocol):
     def ffn(self, x: Array, weights: GatedFFN) -> Array:
         """Dense (clamped) SwiGLU: [n, d]."""
 
-    def route(
-        self, x: Array, router: Weight, bias: Array | None, routing: Routing
-    ) -> tuple[IntArray, FloatArray]:
+    def route(self, x: Array, router: Weight, bias: Array | None, routing: Routing) -> tuple[IntArray, FloatArray]:
         """Choose experts, in float32: (int32 [n, k] ids on the host, float32 [n, k] weights on the host).
 
         ``scores = gating(router x)``; the k largest of ``scores + bias`` are chosen (ties: the lower id); their
         weights are the unbiased scores, divided by their sum where ``normalize``, times ``scale``.
         """
 
-    def experts(
-        self, x: Array, ids: IntArray, weights: FloatArray, routed: GatedFFN, shared: GatedFFN | None
-    ) -> Array:
+    def experts(self, x: Array, ids: IntArray, weights: FloatArray, routed: GatedFFN, shared: GatedFFN | None) -> Array:
         """``Σ_j weights[:, j] * FFN_ids[:, j](x)``, plus the shared expert's FFN where there is one: [n, d]."""
 
     def concat_norms(self, a: Array, a_weight: Array, b: Array, b_weight: Array, epsilon: float) -> Array:

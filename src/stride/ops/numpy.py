@@ -119,13 +119,9 @@ class NumpyBackend:
     def vector(self, tensor: Tensor) -> FloatArray:
         return tensor.dequantize()
 
-    def kv_pool(
-        self, n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType
-    ) -> NumpyKVPool:
+    def kv_pool(self, n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> NumpyKVPool:
         if kind == "q8_0" and (key_dim % 32 or value_dim % 32):
-            raise UnsupportedError(
-                f"a q8_0 cache needs head sizes in multiples of 32, not {key_dim} and {value_dim}"
-            )
+            raise UnsupportedError(f"a q8_0 cache needs head sizes in multiples of 32, not {key_dim} and {value_dim}")
         dtype = np.float16 if kind == "f16" else np.float32
         shape = (n_pages, PAGE_TOKENS, n_kv_heads)
         return NumpyKVPool(np.zeros((*shape, key_dim), dtype), np.zeros((*shape, value_dim), dtype), kind)
@@ -133,9 +129,7 @@ class NumpyBackend:
     def embed(self, table: NumpyWeight, token_ids: IntArray) -> FloatArray:
         return np.array(table.matrix(token_ids))
 
-    def norm(
-        self, x: FloatArray, weight: FloatArray, epsilon: float, delta: FloatArray | None = None
-    ) -> FloatArray:
+    def norm(self, x: FloatArray, weight: FloatArray, epsilon: float, delta: FloatArray | None = None) -> FloatArray:
         if delta is not None:
             x += delta
         return _rms_norm(x, weight, epsilon)
@@ -217,9 +211,7 @@ class NumpyBackend:
         ids = np.argsort(-choice, axis=-1, kind="stable")[:, : routing.top_k]
         weights = np.take_along_axis(scores, ids, axis=-1)
         if routing.normalize:
-            weights = weights / np.maximum(
-                weights.sum(axis=-1, keepdims=True), np.float32(SMALLEST_WEIGHT_SUM)
-            )
+            weights = weights / np.maximum(weights.sum(axis=-1, keepdims=True), np.float32(SMALLEST_WEIGHT_SUM))
         return ids.astype(np.int32), (weights * np.float32(routing.scale)).astype(np.float32)
 
     def experts(
