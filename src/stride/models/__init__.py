@@ -1,1 +1,7 @@
 """Models: metadata to a frozen configuration, weights by name, one decoder."""
+
+from stride.models.config import ModelConfig, read_config
+from stride.models.decoder import Decoder
+from stride.models.load import load_model
+
+__all__ = ["Decoder", "ModelConfig", "load_model", "read_config"]

@@ -1,0 +1,208 @@
+"""The one decoder: every architecture is this stack with its own configuration.
+
+x + attention(norm(x)), then x + ffn(norm(x)), layer after layer; the residual sum is folded into the next norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stride.models.config import LayerConfig, ModelConfig
+from stride.ops.api import (
+    PAGE_TOKENS,
+    Array,
+    Backend,
+    Batch,
+    FloatArray,
+    GatedFFN,
+    KVPool,
+    KVType,
+    Rope,
+    Routing,
+    Weight,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Chooses among experts: ``ffn_gate_inp`` [experts, d] and the selection bias ``exp_probs_b`` [experts]."""
+
+    weight: Weight
+    bias: Array | None
+    routing: Routing
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer's weights, named as in the file. A dense block has no router; its ``ffn`` is one SwiGLU.
+
+    ``qkv`` holds attn_q, attn_k, attn_v and, where heads are gated, attn_gate: all maps of the same input.
+    """
+
+    config: LayerConfig
+    rope: Rope
+    attn_norm: Array
+    qkv: tuple[Weight, ...]
+    qkv_bias: tuple[Array | None, ...] | None
+    attn_q_norm: Array | None
+    attn_k_norm: Array | None
+    attn_output: Weight
+    attn_output_bias: Array | None
+    ffn_norm: Array
+    ffn: GatedFFN
+    router: Router | None = None
+    shared: GatedFFN | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftHead:
+    """A multi-token-prediction layer: joins the next token and the hidden state, runs a block, predicts one further.
+
+    ``embed_tokens`` and ``shared_head_head`` are the trunk's own tensors where the file has none for the head.
+    """
+
+    embed_tokens: Weight
+    enorm: Array
+    hnorm: Array
+    eh_proj: Weight
+    block: Block
+    shared_head_norm: Array
+    shared_head_head: Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keys and values of all layers: one pool per layer, trunk first, then draft layers."""
+
+    pools: tuple[KVPool, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(pool.n_bytes for pool in self.pools)
+
+
+class Decoder:
+    """A loaded model on a backend. `stride.models.load_model` makes one."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        ops: Backend,
+        token_embd: Weight,
+        blocks: tuple[Block, ...],
+        output_norm: Array,
+        output: Weight,
+        draft_heads: tuple[DraftHead, ...] = (),
+    ) -> None:
+        self.config = config
+        self.ops = ops
+        self.token_embd = token_embd
+        self.blocks = blocks
+        self.output_norm = output_norm
+        self.output = output
+        self.draft_heads = draft_heads
+        self.windows = config.windows
+        self.n_vocab = config.n_vocab
+
+    def new_cache(self, n_pages: Sequence[int], kind: KVType = "f16") -> Cache:
+        """Reserve keys and values: ``n_pages`` pages for each layer of the cache group of the same index."""
+        blocks = (*self.blocks, *(head.block for head in self.draft_heads))
+        return Cache(
+            tuple(
+                self.ops.kv_pool(n_pages[self.windows.index(c.window)], c.n_kv_heads, c.key_dim, c.value_dim, kind)
+                for c in (block.config for block in blocks)
+            )
+        )
+
+    def forward(self, batch: Batch, cache: Cache) -> FloatArray:
+        """Run a batch: float32 [outputs, vocabulary], the logits of ``batch.outputs``."""
+        return self.forward_with_hidden(batch, cache)[1]
+
+    def forward_with_hidden(self, batch: Batch, cache: Cache) -> tuple[Array, FloatArray]:
+        """As `forward`, and [n, d], the residual stream before the final norm, which draft heads start from."""
+        x, delta = self.ops.embed(self.token_embd, batch.token_ids), None
+        for block, pool in zip(self.blocks, cache.pools, strict=False):
+            delta = self._block(x, delta, block, pool, batch)
+        return x, self._head(x, delta, self.output_norm, self.output, batch)
+
+    def draft(self, index: int, hidden: Array, batch: Batch, cache: Cache) -> tuple[Array, FloatArray]:
+        """Run draft head ``index`` on the batch's tokens, each the successor of the token whose state is given.
+
+        Args:
+            index: which head; head k predicts k + 2 tokens past the one that ``hidden`` belongs to.
+            hidden: [n, d], the trunk's state before the final norm for head 0, else the state head ``index - 1`` gave.
+            batch: the successors (``token_ids``), at the positions of the tokens whose states are given.
+
+        Returns:
+            ([n, d] the head's own state, float32 [outputs, vocabulary] its logits).
+        """
+        ops, head, epsilon = self.ops, self.draft_heads[index], self.config.norm_epsilon
+        embedded = ops.embed(head.embed_tokens, batch.token_ids)
+        joined = ops.concat_norms(embedded, head.enorm, hidden, head.hnorm, epsilon)
+        x = ops.linear(joined, (head.eh_proj,))[0]
+        delta = self._block(x, None, head.block, cache.pools[len(self.blocks) + index], batch)
+        return x, self._head(x, delta, head.shared_head_norm, head.shared_head_head, batch)
+
+    def _head(self, x: Array, delta: Array, norm: Array, output: Weight, batch: Batch) -> FloatArray:
+        normed = self.ops.norm(x, norm, self.config.norm_epsilon, delta)
+        if len(batch.outputs) == 0:
+            return np.empty((0, self.n_vocab), np.float32)
+        return self.ops.to_host(self.ops.linear(self.ops.rows(normed, batch.outputs), (output,))[0])
+
+    def _block(self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch) -> Array:
+        """Add ``delta`` (what the block before contributes) to x, in place; give what this block contributes."""
+        ops, epsilon, config = self.ops, self.config.norm_epsilon, block.config
+        page_table = batch.page_tables[self.windows.index(config.window)]
+
+        h = ops.norm(x, block.attn_norm, epsilon, delta)
+        q, k, v, *gate = ops.linear(h, block.qkv, block.qkv_bias)
+        q = ops.rope_and_store(
+            q,
+            k,
+            v,
+            q_norm=block.attn_q_norm,
+            k_norm=block.attn_k_norm,
+            epsilon=epsilon,
+            rope=block.rope,
+            pool=pool,
+            page_table=page_table,
+            batch=batch,
+        )
+        attended = ops.attention(
+            q,
+            pool,
+            page_table=page_table,
+            batch=batch,
+            window=config.window,
+            scale=config.key_dim**-0.5,
+            gate=gate[0] if gate else None,
+        )
+        delta = ops.linear(attended, (block.attn_output,), (block.attn_output_bias,))[0]
+
+        h = ops.norm(x, block.ffn_norm, epsilon, delta)
+        if block.router is None:
+            return ops.ffn(h, block.ffn)
+        ids, weights = ops.route(h, block.router.weight, block.router.bias, block.router.routing)
+        return ops.experts(h, ids, weights, block.ffn, block.shared)
+
+    def logits(self, token_ids: Sequence[int], chunk: int = 512, kind: KVType = "f32") -> FloatArray:
+        """Logits after every token of one sequence: float32 [n, vocabulary]. Keeps nothing."""
+        n = len(token_ids)
+        n_pages = -(-n // PAGE_TOKENS)
+        cache = self.new_cache([n_pages] * len(self.windows), kind)
+        table = np.arange(n_pages, dtype=np.int32)[None, :]
+        out = np.empty((n, self.n_vocab), np.float32)
+        for start in range(0, n, chunk):
+            ids = np.asarray(token_ids[start : start + chunk], np.int32)
+            batch = Batch(
+                token_ids=ids,
+                positions=np.arange(start, start + len(ids), dtype=np.int32),
+                row_starts=np.array([0, len(ids)], np.int32),
+                page_tables=(table,) * len(self.windows),
+                outputs=np.arange(len(ids), dtype=np.int32),
+            )
+            out[start : start + len(ids)] = self.forward(batch, cache)
+        return out
