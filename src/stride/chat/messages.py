@@ -1,0 +1,77 @@
+"""OpenAI-style dictionaries to messages and tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stride.errors import RequestError
+from stride.types import Message, Tool, ToolCall
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def message(value: Message | Mapping[str, Any]) -> Message:
+    """A message from its OpenAI form; `Message` itself passes through.
+
+    Raises:
+        RequestError: names the field that is not what it must be.
+    """
+    if isinstance(value, Message):
+        return value
+    if not isinstance(value, Mapping):
+        raise RequestError(f"a message must be an object, not {type(value).__name__}", field="messages")
+    role = value.get("role")
+    if role not in ROLES:
+        raise RequestError(f"messages.role is {role!r}, but must be one of {', '.join(ROLES)}", field="messages.role")
+    return Message(
+        role=role,
+        content=_text(value.get("content")),
+        reasoning=value.get("reasoning_content") or value.get("reasoning"),
+        tool_calls=tuple(_tool_call(call, index) for index, call in enumerate(value.get("tool_calls") or ())),
+        tool_call_id=value.get("tool_call_id"),
+        name=value.get("name"),
+    )
+
+
+def tool(value: Tool | Mapping[str, Any]) -> Tool:
+    """A tool from its OpenAI form, ``{"type": "function", "function": {...}}``; `Tool` itself passes through.
+
+    Raises:
+        RequestError: it is not a function with a name.
+    """
+    if isinstance(value, Tool):
+        return value
+    function = value.get("function") if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise RequestError("each of tools must be a function with a name", field="tools")
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(parameters, Mapping):
+        raise RequestError(f"the parameters of tool {function['name']!r} must be a JSON schema", field="tools")
+    return Tool(function["name"], function.get("description") or "", parameters)
+
+
+def _text(content: object) -> str | None:
+    """Content is a string, nothing, or a list of text parts."""
+    if content is None or isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        parts = []
+        for part in content:
+            if not isinstance(part, Mapping) or part.get("type") not in ("text", "input_text"):
+                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+                raise RequestError(f"content parts must be text, not {kind!r}", field="messages.content")
+            parts.append(str(part.get("text", "")))
+        return "".join(parts)
+    raise RequestError("messages.content must be a string or a list of text parts", field="messages.content")
+
+
+def _tool_call(value: object, index: int) -> ToolCall:
+    function = value.get("function") if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping) or not isinstance(function, Mapping) or "name" not in function:
+        raise RequestError("each of messages.tool_calls must be a function call", field="messages.tool_calls")
+    arguments = function.get("arguments", "{}")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return ToolCall(str(value.get("id") or f"call_{index}"), str(function["name"]), arguments)
