@@ -3,5 +3,6 @@
 from stride.models.config import ModelConfig, read_config
 from stride.models.decoder import Decoder
 from stride.models.load import load_model
+from stride.models.session import Session, logits
 
-__all__ = ["Decoder", "ModelConfig", "load_model", "read_config"]
+__all__ = ["Decoder", "ModelConfig", "Session", "load_model", "logits", "read_config"]

@@ -12,7 +12,6 @@ import numpy as np
 
 from stride.models.config import LayerConfig, ModelConfig
 from stride.ops.api import (
-    PAGE_TOKENS,
     Array,
     Backend,
     Batch,
@@ -187,22 +186,3 @@ class Decoder:
             return ops.ffn(h, block.ffn)
         ids, weights = ops.route(h, block.router.weight, block.router.bias, block.router.routing)
         return ops.experts(h, ids, weights, block.ffn, block.shared)
-
-    def logits(self, token_ids: Sequence[int], chunk: int = 512, kind: KVType = "f32") -> FloatArray:
-        """Logits after every token of one sequence: float32 [n, vocabulary]. Keeps nothing."""
-        n = len(token_ids)
-        n_pages = -(-n // PAGE_TOKENS)
-        cache = self.new_cache([n_pages] * len(self.windows), kind)
-        table = np.arange(n_pages, dtype=np.int32)[None, :]
-        out = np.empty((n, self.n_vocab), np.float32)
-        for start in range(0, n, chunk):
-            ids = np.asarray(token_ids[start : start + chunk], np.int32)
-            batch = Batch(
-                token_ids=ids,
-                positions=np.arange(start, start + len(ids), dtype=np.int32),
-                row_starts=np.array([0, len(ids)], np.int32),
-                page_tables=(table,) * len(self.windows),
-                outputs=np.arange(len(ids), dtype=np.int32),
-            )
-            out[start : start + len(ids)] = self.forward(batch, cache)
-        return out
