@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from stride.gguf import Tensor
+if TYPE_CHECKING:
+    from stride.gguf import Tensor
 
 Array: TypeAlias = Any
 """Activations, or a vector, in the backend's own form."""
