@@ -33,7 +33,7 @@ def rope(config: RopeConfig, factors: FloatArray | None) -> Rope:
 
 
 def _yarn(frequencies: npt.NDArray[np.float64], config: RopeConfig, yarn: YarnScaling) -> npt.NDArray[np.float64]:
-    """Interpolated frequencies where a pair turns rarely within the original context, kept ones where it turns often."""
+    """Interpolate the pairs that turn rarely within the original context, keep those that turn often."""
 
     def pair_that_turns(times: float) -> float:
         return config.dims * math.log(yarn.original_context / (times * 2 * math.pi)) / (2 * math.log(config.theta))

@@ -1,0 +1,70 @@
+"""Options that several commands share, and how a command loads its model."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from stride.api import LLM
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="GGUF file, any part of a split one, its folder, or a pulled repository. Default: the embedded demo model.",
+    ),
+]
+Context = Annotated[int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context.", min=1)]
+Threads = Annotated[int | None, typer.Option("-t", "--threads", metavar="N", help="Threads. Default: all cores.", min=1)]
+BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu or numpy.")]
+CacheType = Annotated[str, typer.Option("--cache-type", help="Keys and values as f32, f16 or q8_0.")]
+MaxTokens = Annotated[int | None, typer.Option("-n", "--n-predict", metavar="N", help="Tokens to generate at most.")]
+Temperature = Annotated[float, typer.Option("--temp", "--temperature", help="0 is greedy.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens up to this probability.")]
+MinP = Annotated[float, typer.Option("--min-p", help="Keep tokens at least this fraction as likely as the likeliest.")]
+TypicalP = Annotated[float, typer.Option("--typical", help="Locally typical sampling up to this probability.")]
+RepeatPenalty = Annotated[float, typer.Option("--repeat-penalty", help="Penalise recent tokens; 1 is off.")]
+PresencePenalty = Annotated[float, typer.Option("--presence-penalty", help="Subtracted from tokens already used.")]
+FrequencyPenalty = Annotated[float, typer.Option("--frequency-penalty", help="Subtracted once per use.")]
+Seed = Annotated[int | None, typer.Option("-s", "--seed", help="Makes sampling repeatable.")]
+
+
+def load(model: str | None, **arguments: Any) -> LLM:
+    """`LLM` with a progress bar on stderr while weights are read (only in a terminal, only when it takes a while)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from stride.api import LLM
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("reading weights"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("weights", total=None)
+        llm = LLM(model, progress=lambda done, total: bar.update(task, completed=done, total=total), **arguments)
+    for note in llm.notes:
+        print(f"stride: {note}", file=sys.stderr)
+    return llm
+
+
+def print_timings(timings: Any) -> None:
+    """One line on stderr: prompt and generation counts and rates."""
+    print(
+        f"\nprompt {timings.prompt_n} tokens in {timings.prompt_ms / 1e3:.2f} s ({timings.prompt_per_second:.1f} tok/s), "
+        f"generated {timings.predicted_n} in {timings.predicted_ms / 1e3:.2f} s "
+        f"({timings.predicted_per_second:.1f} tok/s)",
+        file=sys.stderr,
+    )

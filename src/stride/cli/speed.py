@@ -1,0 +1,68 @@
+"""Prompt and generation speed, measured as llama-bench does: random tokens, a warm-up, then repeats.
+
+-p, -n and -d take several values with commas: stride speed -p 128,512,2048 -n 32 -d 0,4096
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from stride.cli import options
+
+
+def _numbers(text: str, name: str) -> list[int]:
+    from stride.errors import RequestError
+
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [-1]
+    if min(values) < 0:
+        raise RequestError(f"{name} is {text!r}, but must be numbers of tokens, with commas between", field=name)
+    return values
+
+
+def command(
+    model: options.Model = None,
+    n_prompt: Annotated[str, typer.Option("-p", "--n-prompt", metavar="N,…", help="Prompt lengths.")] = "512",
+    n_gen: Annotated[str, typer.Option("-n", "--n-gen", metavar="N,…", help="Tokens generated.")] = "128",
+    n_depth: Annotated[str, typer.Option("-d", "--n-depth", metavar="N,…", help="Tokens of context before.")] = "0",
+    repeats: Annotated[int, typer.Option("-r", "--repetitions", metavar="N", help="Samples per test.", min=1)] = 5,
+    threads: options.Threads = None,
+    backend: options.BackendName = "auto",
+    cache_type: options.CacheType = "f16",
+    output: Annotated[str, typer.Option("-o", "--output", help="md or json.")] = "md",
+) -> None:
+    from stride.bench.speed import measure, tests
+    from stride.errors import RequestError
+
+    if output not in ("md", "json"):
+        raise RequestError(f"-o is {output!r}, but must be md or json", field="output")
+    plan = tests(_numbers(n_prompt, "-p"), _numbers(n_gen, "-n"), _numbers(n_depth, "-d"))
+    if not plan:
+        raise RequestError("there is nothing to measure: give -p or -n")
+    results = []
+    with options.load(model, backend=backend, threads=threads, kv_type=cache_type) as llm:
+        if output == "md":
+            print("| model | size | params | backend | test | t/s |")
+            print("| --- | ---: | ---: | --- | ---: | ---: |")
+        for number, test in enumerate(plan, 1):
+            if sys.stderr.isatty():
+                print(f"\rtest {number} of {len(plan)}: {test.label} ", end="", file=sys.stderr, flush=True)
+            result = measure(llm, test, repeats)
+            results.append(result.as_json())
+            if sys.stderr.isatty():
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
+            if output == "md":
+                print(
+                    f"| {result.model_type} | {result.model_size / 2**30:.2f} GiB "
+                    f"| {result.model_n_params / 1e9:.2f} B | {result.backends} "
+                    f"| {test.label} | {result.avg_ts:.2f} ± {result.stddev_ts:.2f} |",
+                    flush=True,
+                )
+    if output == "json":
+        print(json.dumps(results, indent=2))

@@ -1,0 +1,57 @@
+"""Plain data: sampling parameters refuse what cannot be, timings divide by what was measured."""
+
+import math
+
+import pytest
+
+from stride.errors import ContextOverflowError, ModelFileError, RequestError
+from stride.types import SamplingParams, Timings
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_p", 1.5),
+        ("min_p", -1.0),
+        ("typical_p", 2.0),
+        ("top_k", -1),
+        ("repeat_penalty", 0.0),
+        ("repeat_last_n", -2),
+        ("presence_penalty", math.inf),
+        ("frequency_penalty", math.nan),
+        ("max_tokens", -1),
+        ("logit_bias", {3: math.nan}),
+        ("stop", ("",)),
+    ],
+)
+def test_a_bad_sampling_parameter_is_refused_by_name(field, value):
+    with pytest.raises(RequestError, match=field) as caught:
+        SamplingParams(**{field: value})
+    assert caught.value.field == field
+
+
+def test_a_bias_of_minus_infinity_bans_a_token():
+    assert SamplingParams(logit_bias={3: -math.inf}).logit_bias[3] == -math.inf
+
+
+def test_rates_leave_out_the_first_token_which_the_prompt_paid_for():
+    timings = Timings(prompt_n=100, prompt_ms=500, predicted_n=11, predicted_ms=1000)
+    assert timings.prompt_per_second == 200
+    assert timings.predicted_per_second == 10
+    assert Timings().prompt_per_second == Timings(predicted_n=1).predicted_per_second == 0
+
+
+def test_file_errors_name_file_tensor_and_offset():
+    assert str(ModelFileError("too short", path="a.gguf", tensor="blk.0.x", offset=7)) == (
+        "a.gguf: tensor blk.0.x: at byte 7: too short"
+    )
+    assert str(ModelFileError("empty", path="a.gguf")) == "a.gguf: empty"
+
+
+def test_overflow_counts():
+    error = ContextOverflowError(9000, 8192)
+    assert (error.n_prompt_tokens, error.n_ctx) == (9000, 8192)
+    assert "9000" in str(error)
