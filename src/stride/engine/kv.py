@@ -1,0 +1,138 @@
+"""Bookkeeping of the paged key/value cache: which page holds which positions of which sequence. No tensor here.
+
+Layers that look equally far back form a cache group with its own pages: full attention keeps every position, a sliding
+window only its last ones. Each running sequence has a slot, and in each group one row of the page table.
+There are as many pages as all slots can ever come to need, so extending a sequence cannot fail; a backend touches
+a page's memory only when it is first written, and the page freed last is the next to be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stride.ops.api import PAGE_TOKENS, IntArray
+
+
+def pages_for(n_tokens: int) -> int:
+    """Pages that hold this many tokens from a page's start on."""
+    return -(-n_tokens // PAGE_TOKENS)
+
+
+class PageAllocator:
+    """Pages 0 .. n_pages - 1, each with a count of its holders; free when nobody holds it."""
+
+    def __init__(self, n_pages: int) -> None:
+        self.n_pages = n_pages
+        self._free = list(range(n_pages - 1, -1, -1))
+        self._holders = [0] * n_pages
+
+    @property
+    def n_busy(self) -> int:
+        return self.n_pages - len(self._free)
+
+    def allocate(self) -> int:
+        """A free page, held once.
+
+        Raises:
+            MemoryError: every page is held.
+        """
+        if not self._free:
+            raise MemoryError(f"all {self.n_pages} pages of the cache are in use")
+        page = self._free.pop()
+        self._holders[page] = 1
+        return page
+
+    def retain(self, page: int) -> None:
+        """One more holder of a page that is held."""
+        if self._holders[page] == 0:
+            raise ValueError(f"page {page} is free")
+        self._holders[page] += 1
+
+    def release(self, page: int) -> None:
+        """One holder less; the last one frees the page."""
+        if self._holders[page] == 0:
+            raise ValueError(f"page {page} is free")
+        self._holders[page] -= 1
+        if self._holders[page] == 0:
+            self._free.append(page)
+
+
+class PageGroup:
+    """The pages of one cache group: a table of [slots, pages of a whole context] and an allocator.
+
+    Slot s holds the pages ``first[s] .. end[s] - 1`` of its sequence; its other entries are -1.
+    """
+
+    def __init__(self, window: int | None, n_slots: int, n_ctx: int, chunk: int) -> None:
+        self.window = window
+        per_slot = pages_for(n_ctx)
+        held = per_slot if window is None else min(per_slot, pages_for(window + chunk) + 1)
+        self.allocator = PageAllocator(n_slots * held)
+        self.table = np.full((n_slots, per_slot), -1, np.int32)
+        self._first = [0] * n_slots
+        self._end = [0] * n_slots
+
+    def extend(self, slot: int, start: int, end: int) -> None:
+        """Hold what the tokens at positions start .. end - 1 look at or write; let go of what is behind them."""
+        if self.window is not None:
+            self._release(slot, max(0, start - self.window + 1) // PAGE_TOKENS)
+        for entry in range(self._end[slot], pages_for(end)):
+            self.table[slot, entry] = self.allocator.allocate()
+            self._end[slot] = entry + 1
+
+    def clear(self, slot: int) -> None:
+        """Let go of all pages of a slot."""
+        self._release(slot, self._end[slot])
+        self._first[slot] = self._end[slot] = 0
+
+    def _release(self, slot: int, until: int) -> None:
+        for entry in range(self._first[slot], until):
+            self.allocator.release(int(self.table[slot, entry]))
+            self.table[slot, entry] = -1
+        self._first[slot] = until
+
+
+class PagedCache:
+    """All cache groups and the slots of the running sequences.
+
+    ``windows`` has one entry per group (None: full attention). A step adds at most ``chunk`` tokens to a sequence.
+    """
+
+    def __init__(self, windows: Sequence[int | None], n_slots: int, n_ctx: int, chunk: int) -> None:
+        self.groups = tuple(PageGroup(window, n_slots, n_ctx, chunk) for window in windows)
+        self._free_slots = list(range(n_slots - 1, -1, -1))
+
+    @property
+    def n_pages(self) -> tuple[int, ...]:
+        """Pages of each group."""
+        return tuple(group.allocator.n_pages for group in self.groups)
+
+    @property
+    def n_busy_pages(self) -> tuple[int, ...]:
+        """Pages of each group that a sequence holds."""
+        return tuple(group.allocator.n_busy for group in self.groups)
+
+    @property
+    def has_free_slot(self) -> bool:
+        return bool(self._free_slots)
+
+    def open(self) -> int:
+        """A free slot for a new sequence."""
+        return self._free_slots.pop()
+
+    def extend(self, slot: int, start: int, end: int) -> None:
+        """Make room for the tokens at positions start .. end - 1, where start is the sequence's length so far."""
+        for group in self.groups:
+            group.extend(slot, start, end)
+
+    def close(self, slot: int) -> None:
+        """Free a slot and its pages."""
+        for group in self.groups:
+            group.clear(slot)
+        self._free_slots.append(slot)
+
+    def tables(self, slots: Sequence[int], end: int) -> tuple[IntArray, ...]:
+        """Per group, int32 [len(slots), pages up to position end - 1]: copies, as ``Batch.page_tables`` wants them."""
+        return tuple(group.table[list(slots), : pages_for(end)] for group in self.groups)

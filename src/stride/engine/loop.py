@@ -1,0 +1,260 @@
+"""The engine's loop, on its own thread: schedule, run, postprocess."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from stride.engine.kv import PagedCache
+from stride.engine.request import Failed, Finished, Request, Token
+from stride.engine.runner import Model, Runner
+from stride.engine.sampler import Sampler
+from stride.engine.scheduler import Row, Scheduler
+from stride.errors import GenerationError, OverloadedError, RequestError, StrideError
+from stride.ops.api import FloatArray, KVType
+from stride.types import FinishReason
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How much the engine does at once.
+
+    Attributes:
+        n_ctx: tokens of each sequence at most, prompt and output together.
+        n_parallel: sequences computed together.
+        chunk: tokens computed per step, prompts' included.
+        kv_type: how keys and values are stored.
+        max_queue: requests that may wait beyond the ``n_parallel`` in work.
+    """
+
+    n_ctx: int = 8192
+    n_parallel: int = 4
+    chunk: int = 512
+    kv_type: KVType = "f16"
+    max_queue: int = 64
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0)):
+            if getattr(self, name) < least:
+                raise RequestError(f"{name} is {getattr(self, name)}, but must be at least {least}", field=name)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMetrics:
+    """Counters since the start, and what is going on now. Pages are per cache group."""
+
+    queued: int
+    running: int
+    prompt_tokens: int
+    generated_tokens: int
+    busy_pages: tuple[int, ...]
+    total_pages: tuple[int, ...]
+
+
+class Engine:
+    """Runs requests through a model on a thread of its own, several at a time.
+
+    ``submit``, ``cancel``, ``close`` and ``metrics`` may be called from any thread. Sleeps when there is nothing to do.
+    """
+
+    def __init__(self, model: Model, config: EngineConfig) -> None:
+        self._model = model
+        self._config = config
+        self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk)
+        self._runner = Runner(model, self._cache, config.kv_type)
+        self._scheduler = Scheduler(self._cache, config.chunk)
+        self._changed = threading.Condition()  # guards the scheduler and the flags below
+        self._calls: list[Callable[[], None]] = []
+        self._closing = False
+        self._aborting = False
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+        self._thread = threading.Thread(target=self._loop, name="stride-engine", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # a daemon thread must not be inside a kernel when the interpreter goes
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; its ``deliver`` hears of everything that follows.
+
+        Raises:
+            RequestError: the request cannot be served as asked (``ContextOverflowError``: the prompt is too long).
+            OverloadedError: the queue is full.
+            GenerationError: the engine is closed.
+        """
+        request.prepare(self._config.n_ctx, self._model.n_vocab)
+        banned = request.eos_ids if request.params.ignore_eos else ()
+        request.sampler = Sampler(request.params, request.prompt_ids, self._model.n_vocab, banned)
+        with self._changed:
+            if self._closing:
+                raise GenerationError("the engine is closed")
+            in_flight = len(self._scheduler.waiting) + len(self._scheduler.running)
+            if in_flight >= self._config.n_parallel + self._config.max_queue:
+                raise OverloadedError(f"{in_flight} requests are in work or waiting, which is as many as may be")
+            self._scheduler.add(request)
+            self._changed.notify()
+
+    def cancel(self, request: Request) -> None:
+        """End a request within one step; it fails with "cancelled". No effect on one that has ended."""
+        with self._changed:
+            request.cancelled = True
+            self._changed.notify()
+
+    def close(self, *, drain: bool = False) -> None:
+        """Refuse new requests, finish (``drain``) or fail those there are, and stop the thread."""
+        with self._changed:
+            self._closing = True
+            self._aborting = not drain
+            self._changed.notify()
+        self._thread.join()
+        atexit.unregister(self.close)
+
+    def exclusively(self, work: Callable[[], T]) -> T:
+        """Call something on the engine's thread, between two steps, and give what it gives or raises.
+
+        Raises:
+            GenerationError: the engine is closed.
+        """
+        future: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if self._closing:
+                raise GenerationError("the engine is closed")
+            self._calls.append(call)
+            self._changed.notify()
+        return future.result()
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        with self._changed:
+            return EngineMetrics(
+                queued=len(self._scheduler.waiting),
+                running=len(self._scheduler.running),
+                prompt_tokens=self._prompt_tokens,
+                generated_tokens=self._generated_tokens,
+                busy_pages=self._cache.n_busy_pages,
+                total_pages=self._cache.n_pages,
+            )
+
+    # --- the engine's thread ---
+
+    def _loop(self) -> None:
+        try:
+            while rows := self._schedule():
+                for done, logits in self._run(rows):
+                    self._postprocess(done, logits)
+        finally:  # whatever ends this thread, nobody is left waiting
+            with self._changed:
+                self._closing = True
+                unfinished = [*self._scheduler.waiting, *self._scheduler.running]
+                for request in unfinished:
+                    self._scheduler.remove(request)
+            for request in unfinished:
+                self._deliver(request, Failed(GenerationError("the engine is closed")))
+
+    def _schedule(self) -> list[Row]:
+        """The next step's rows, once there are some; none when the engine has to stop."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_work)
+                calls, self._calls = self._calls, []
+                cancelled = self._scheduler.remove_cancelled()
+                rows = [] if self._aborting else self._scheduler.schedule()
+                closing = self._closing
+            for call in calls:
+                call()
+            for request in cancelled:
+                self._deliver(request, Failed(GenerationError("the request was cancelled")))
+            if rows or closing:
+                return rows
+
+    def _has_work(self) -> bool:
+        return bool(self._closing or self._calls or self._scheduler.waiting or self._scheduler.running)
+
+    def _run(self, rows: list[Row]) -> Iterator[tuple[list[Row], FloatArray]]:
+        """The rows with their logits. Where they fail together, each runs alone, and fails alone."""
+        failure: Exception | None = None
+        try:
+            logits = self._runner.run(rows)
+        except Exception as error:
+            _log.exception("a step of %d sequences failed", len(rows))
+            failure = error
+        if failure is None:
+            yield rows, logits
+        elif len(rows) == 1:
+            self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
+        else:
+            failure = None  # lets go of the arrays that its traceback holds
+            for row in rows:
+                yield from self._run([row])
+
+    def _postprocess(self, rows: list[Row], logits: FloatArray) -> None:
+        first = 0
+        for row in rows:
+            request = row.request
+            request.n_computed = row.end
+            self._prompt_tokens += max(0, min(row.end, request.n_prompt) - row.start)
+            if not request.cancelled:
+                self._advance(request, logits[first : first + row.n_outputs])
+            first += row.n_outputs
+
+    def _advance(self, request: Request, logits: FloatArray) -> None:
+        """Continue one request with the logits [outputs, n_vocab] it wanted; its errors are its own."""
+        try:
+            if len(logits):
+                reason = self._generate(request, logits[-1])
+            else:
+                reason = "length" if request.is_full and request.n_computed == request.n_tokens else None
+        except Exception as error:
+            self._end(request, Failed(_as_stride_error(error, "sampling or a callback")))
+        else:
+            if reason is not None:
+                self._end(request, request.finished(reason))
+
+    def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
+        """Choose, record and deliver a token; why the output ends with it, if it does."""
+        allowed = None if request.mask is None else request.mask.allowed(self._model.n_vocab)
+        token_id = request.sampler.sample(logits, allowed)
+        request.sampler.accept(token_id)
+        request.append(token_id)
+        self._generated_tokens += 1
+        if token_id in request.eos_ids:
+            return "stop"
+        if request.mask is not None:
+            request.mask.accept(token_id)
+        stops = request.stop is not None and request.stop(token_id)
+        request.deliver(Token(token_id))
+        if stops:
+            return "stop"
+        return "length" if request.is_full else None
+
+    def _end(self, request: Request, output: Finished | Failed) -> None:
+        with self._changed:
+            self._scheduler.remove(request)
+        self._deliver(request, output)
+
+    def _deliver(self, request: Request, output: Finished | Failed) -> None:
+        try:
+            request.deliver(output)
+        except Exception:
+            _log.exception("nobody took the end of a request: %r", output)
+
+
+def _as_stride_error(error: Exception, where: str) -> StrideError:
+    if isinstance(error, StrideError):
+        return error
+    _log.error("%s failed", where, exc_info=error)
+    return GenerationError(f"{where} failed: {type(error).__name__}: {error}")

@@ -1,0 +1,125 @@
+"""A request: what was asked, how far it has come, and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from stride.errors import ContextOverflowError, RequestError, StrideError
+from stride.ops.api import IntArray
+from stride.types import FinishReason, LogitsMask, SamplingParams, Timings, Usage
+
+if TYPE_CHECKING:
+    from stride.engine.sampler import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. The end-of-sequence token is not delivered."""
+
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The output is complete. ``usage`` counts the end-of-sequence token as llama-server does."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended early: refused, cancelled, or the engine could not go on with it."""
+
+    error: StrideError
+
+
+Output: TypeAlias = Token | Finished | Failed
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One prompt to continue. After ``Engine.submit`` it belongs to the engine; use it once.
+
+    ``deliver`` is told every token, then exactly one ``Finished`` or ``Failed``. ``stop`` is asked, before the delivery
+    of each token, whether the output ends with it (reason "stop"); it is not asked about an end-of-sequence token.
+    ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
+    on the engine's thread and must not block; one that raises fails its request, and no other.
+    """
+
+    prompt_ids: Sequence[int]
+    params: SamplingParams
+    deliver: Callable[[Output], None]
+    stop: Callable[[int], bool] | None = None
+    mask: LogitsMask | None = None
+    eos_ids: frozenset[int] = frozenset()
+
+    # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache.
+    token_ids: IntArray = field(init=False, repr=False)
+    n_tokens: int = field(init=False, default=0)
+    n_computed: int = field(init=False, default=0)
+    slot: int = field(init=False, default=-1)
+    sampler: Sampler = field(init=False, repr=False)
+    cancelled: bool = field(init=False, default=False)
+    admitted_at: float = field(init=False, default=0.0)
+    prompt_done_at: float = field(init=False, default=0.0)
+    last_token_at: float = field(init=False, default=0.0)
+
+    def prepare(self, n_ctx: int, n_vocab: int) -> None:
+        """Check the prompt and make room for all tokens that this request may come to have.
+
+        Raises:
+            ContextOverflowError: no room for a token after the prompt.
+            RequestError: an empty prompt, or a token id that the model does not know.
+        """
+        prompt = np.asarray(self.prompt_ids)
+        if prompt.size == 0:
+            raise RequestError("the prompt is empty", field="prompt")
+        if prompt.ndim != 1 or prompt.dtype.kind not in "iu" or prompt.min() < 0 or prompt.max() >= n_vocab:
+            raise RequestError(f"the prompt must be made of token ids from 0 to {n_vocab - 1}", field="prompt")
+        if any(not 0 <= token_id < n_vocab for token_id in self.params.logit_bias):
+            raise RequestError(f"logit_bias must name token ids from 0 to {n_vocab - 1}", field="logit_bias")
+        if len(prompt) >= n_ctx:
+            raise ContextOverflowError(len(prompt), n_ctx)
+        max_tokens = n_ctx if self.params.max_tokens is None else self.params.max_tokens
+        self.token_ids = np.empty(min(n_ctx, len(prompt) + max_tokens), np.int32)
+        self.token_ids[: len(prompt)] = prompt
+        self.n_tokens = len(prompt)
+
+    @property
+    def n_prompt(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def is_full(self) -> bool:
+        """No further token may be generated: ``max_tokens`` or the context window is reached."""
+        return self.n_tokens == len(self.token_ids)
+
+    def append(self, token_id: int) -> None:
+        """Add a generated token."""
+        self.last_token_at = perf_counter()
+        if self.n_tokens == self.n_prompt:
+            self.prompt_done_at = self.last_token_at
+        self.token_ids[self.n_tokens] = token_id
+        self.n_tokens += 1
+
+    def finished(self, reason: FinishReason) -> Finished:
+        """The last output of a request that did not fail."""
+        n_generated = self.n_tokens - self.n_prompt
+        prompt_done_at = self.prompt_done_at if n_generated else perf_counter()
+        return Finished(
+            reason,
+            Usage(prompt_tokens=self.n_prompt, completion_tokens=n_generated),
+            Timings(
+                prompt_n=self.n_prompt,
+                prompt_ms=1e3 * (prompt_done_at - self.admitted_at),
+                predicted_n=n_generated,
+                predicted_ms=1e3 * (self.last_token_at - prompt_done_at) if n_generated else 0.0,
+            ),
+        )

@@ -1,0 +1,142 @@
+"""A model without tensors, that shows in its output every token it reads and where it read it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stride.engine import Engine, EngineConfig, Failed, Finished, Output, Request, Token
+from stride.ops.api import PAGE_TOKENS, Batch, FloatArray, KVType
+from stride.types import SamplingParams
+
+
+class FakeModel:
+    """Logits are a hash of the tokens that each cache group lets the last position see.
+
+    The tokens are stored in pages and read back through the page tables, so that a wrong table, a page shared by two
+    sequences or a page let go too early changes the output.
+    """
+
+    def __init__(self, n_vocab: int = 97, windows: tuple[int | None, ...] = (None, 40)) -> None:
+        self.n_vocab = n_vocab
+        self.windows = windows
+        self.batches: list[Batch] = []
+        self.before_forward: Callable[[Batch], None] = lambda batch: None
+
+    def new_cache(self, n_pages: Sequence[int], kind: KVType) -> list[np.ndarray]:
+        return [np.full((n, PAGE_TOKENS), -1, np.int64) for n in n_pages]
+
+    def forward(self, batch: Batch, cache: list[np.ndarray]) -> FloatArray:
+        self.batches.append(batch)
+        self.before_forward(batch)
+        rows = list(zip(batch.row_starts[:-1].tolist(), batch.row_starts[1:].tolist(), strict=True))
+        for row, (first, end) in enumerate(rows):
+            for pages, table in zip(cache, batch.page_tables, strict=True):
+                for token, position in zip(batch.token_ids[first:end], batch.positions[first:end], strict=True):
+                    page = table[row, position // PAGE_TOKENS]
+                    assert page >= 0
+                    pages[page, position % PAGE_TOKENS] = token
+        logits = [self._read(batch, cache, next(r for r, (a, b) in enumerate(rows) if a <= i < b), i) for i in batch.outputs]
+        return np.array(logits, np.float32).reshape(len(batch.outputs), self.n_vocab)
+
+    def _read(self, batch: Batch, cache: list[np.ndarray], row: int, index: int) -> FloatArray:
+        position = int(batch.positions[index])
+        seen = []
+        for pages, table, window in zip(cache, batch.page_tables, self.windows, strict=True):
+            start = 0 if window is None else max(0, position - window + 1)
+            entries = table[row, start // PAGE_TOKENS : position // PAGE_TOKENS + 1]
+            assert (entries >= 0).all()
+            seen.append(pages[entries].ravel()[start % PAGE_TOKENS :][: position - start + 1])
+        return self._logits(seen)
+
+    def _logits(self, seen: list[np.ndarray]) -> FloatArray:
+        digest = 0
+        for tokens in seen:
+            for token in tokens.tolist():
+                digest = (digest * 1_000_003 + token + 7) % 2**61
+        return np.random.default_rng(digest).standard_normal(self.n_vocab).astype(np.float32) * 3
+
+    def expected_logits(self, tokens: Sequence[int]) -> FloatArray:
+        """Logits after these tokens, without a cache."""
+        array = np.array(tokens, np.int64)
+        return self._logits([array[0 if window is None else max(0, len(array) - window) :] for window in self.windows])
+
+    def greedy(self, prompt: Sequence[int], n: int) -> list[int]:
+        """The n tokens that follow the prompt at temperature 0, without a cache."""
+        tokens = list(prompt)
+        for _ in range(n):
+            tokens.append(int(self.expected_logits(tokens).argmax()))
+        return tokens[len(prompt) :]
+
+
+class Client:
+    """A request and all it was told."""
+
+    def __init__(self, prompt_ids: Sequence[int], *, params: SamplingParams | None = None, **options: Any) -> None:
+        self.outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+        self.tokens: list[int] = []
+        self.end: Finished | Failed | None = None
+        self.ended = threading.Event()
+        self.on_token: Callable[[], None] = lambda: None
+        params = params or SamplingParams(temperature=0, max_tokens=options.pop("max_tokens", 8))
+        self.request = Request(prompt_ids, params, options.pop("deliver", self._deliver), **options)
+
+    def _deliver(self, output: Output) -> None:
+        assert self.end is None, "told something after the end"
+        if isinstance(output, Token):
+            self.tokens.append(output.token_id)
+            self.on_token()
+        else:
+            self.end = output
+            self.ended.set()
+
+    def wait(self) -> Client:
+        assert self.ended.wait(20), "never answered"
+        return self
+
+    @property
+    def reason(self) -> str:
+        assert isinstance(self.end, Finished), self.end
+        return self.end.reason
+
+    @property
+    def error(self) -> Exception:
+        assert isinstance(self.end, Failed), self.end
+        return self.end.error
+
+
+StartEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+def new_client() -> type[Client]:
+    return Client
+
+
+@pytest.fixture
+def new_model() -> type[FakeModel]:
+    return FakeModel
+
+
+@pytest.fixture
+def start(model: FakeModel) -> Iterator[StartEngine]:
+    """Starts engines over the fake model, and closes them at the end. Arguments are ``EngineConfig``'s."""
+    engines: list[Engine] = []
+
+    def start_engine(over: FakeModel = model, **config: Any) -> Engine:
+        engines.append(Engine(over, EngineConfig(**{"n_ctx": 256, "n_parallel": 3, "chunk": 64, **config})))
+        return engines[-1]
+
+    yield start_engine
+    for engine in engines:
+        engine.close()
