@@ -41,7 +41,8 @@ class FakeModel:
                     page = table[row, position // PAGE_TOKENS]
                     assert page >= 0
                     pages[page, position % PAGE_TOKENS] = token
-        logits = [self._read(batch, cache, next(r for r, (a, b) in enumerate(rows) if a <= i < b), i) for i in batch.outputs]
+        row_of = np.repeat(np.arange(len(rows)), np.diff(batch.row_starts))
+        logits = [self._read(batch, cache, row_of[i], i) for i in batch.outputs]
         return np.array(logits, np.float32).reshape(len(batch.outputs), self.n_vocab)
 
     def _read(self, batch: Batch, cache: list[np.ndarray], row: int, index: int) -> FloatArray:
@@ -82,7 +83,6 @@ class Client:
         self.tokens: list[int] = []
         self.end: Finished | Failed | None = None
         self.ended = threading.Event()
-        self.on_token: Callable[[], None] = lambda: None
         params = params or SamplingParams(temperature=0, max_tokens=options.pop("max_tokens", 8))
         self.request = Request(prompt_ids, params, options.pop("deliver", self._deliver), **options)
 
@@ -90,7 +90,6 @@ class Client:
         assert self.end is None, "told something after the end"
         if isinstance(output, Token):
             self.tokens.append(output.token_id)
-            self.on_token()
         else:
             self.end = output
             self.ended.set()
@@ -118,12 +117,12 @@ def model() -> FakeModel:
     return FakeModel()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_client() -> type[Client]:
     return Client
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_model() -> type[FakeModel]:
     return FakeModel
 

@@ -6,7 +6,7 @@ The order and the meaning of each filter are llama.cpp's:
 - Penalties look at the last ``repeat_last_n`` tokens, those of the prompt included. A token seen there has its logit
   divided by ``repeat_penalty`` (multiplied where it is not positive), then lowered by
   ``count * frequency_penalty + presence_penalty``.
-- A mask (a grammar) sets every token that is not allowed to -inf.
+- A mask (a grammar) leaves only the tokens that are allowed.
 - top-k keeps the k largest logits; every later filter works on the probabilities of what is left, renormalised.
 - typical-p orders tokens by how far ``-log p`` is from the entropy, and keeps the shortest prefix with a mass above p.
 - top-p orders tokens by probability and keeps the shortest prefix with a mass of at least p.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -37,8 +37,13 @@ _FEW = 4096  # below this many elements, a plain sort is the fastest
 _COLUMNS = 2048  # strided blocks whose maxima bound the k-th largest logit
 _BLOCK = 512  # elements per block of the draw's two-level search
 _LARGEST = float(np.finfo(np.float32).max)
-_SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+_SMALLEST = float(np.finfo(np.float32).tiny)
 _EDIT_LIMIT = 1e30  # a bias or penalty beyond any logit, that still leaves float32 sums finite
+
+
+# glibc hands freed memory back to the system, and the page faults of the next array cost more than its arithmetic.
+# Having freed one large block makes it keep as much from then on.
+np.empty(1 << 24, np.uint8)
 
 
 class Sampler:
@@ -66,28 +71,34 @@ class Sampler:
         """
         with np.errstate(over="ignore"):
             best = _argmax(logits)
-            edited = self._edit(logits, allowed)
-            if edited is not logits:
-                best = _argmax(edited)
-            if self.params.temperature == 0:
-                return best
-            ids, kept = filter_logits(edited, self.params)
-            return int(ids[draw(kept, self.params.temperature, self._random.random())])
+            candidates = self._edit(logits)
+            narrowed: list[Indices] = []  # each indexes what the one before it left
+            if allowed is not None:
+                narrowed.append(np.flatnonzero(allowed))
+                candidates = candidates[narrowed[-1]]
+            if candidates is not logits:
+                best = _argmax(candidates)
+            if self.params.temperature > 0:
+                for kept in filters(candidates, self.params):
+                    narrowed.append(kept)
+                    candidates = candidates[kept]
+                best = draw(candidates, self.params.temperature, self._random.random())
+            for kept in reversed(narrowed):
+                best = int(kept[best])
+            return best
 
     def accept(self, token_id: int) -> None:
         """Count a token that was chosen, for the penalties."""
         if self._penalties is not None:
             self._penalties.accept(token_id)
 
-    def _edit(self, logits: FloatArray, allowed: npt.NDArray[np.bool_] | None) -> FloatArray:
-        """Bias, penalties and mask. Gives the logits themselves where there is none of these."""
+    def _edit(self, logits: FloatArray) -> FloatArray:
+        """Bias and penalties. Gives the logits themselves where there are none of these."""
         if len(self._bias_ids) or self._penalties is not None:
             logits = logits.copy()
             logits[self._bias_ids] = np.minimum(logits[self._bias_ids] + self._bias, _LARGEST)
             if self._penalties is not None:
                 self._penalties.apply(logits)
-        if allowed is not None:
-            logits = np.where(allowed, logits, np.float32(-np.inf))
         return logits
 
 
@@ -105,7 +116,7 @@ class _Penalties:
         last = len(prompt) if params.repeat_last_n < 0 else params.repeat_last_n
         recent = prompt[max(0, len(prompt) - last) :]
         self._recent: deque[int] = deque(recent.tolist())
-        self._counts = np.bincount(recent, minlength=n_vocab)
+        self._counts = np.bincount(recent, minlength=n_vocab).astype(np.int32)
 
     def accept(self, token_id: int) -> None:
         self._recent.append(token_id)
@@ -114,7 +125,7 @@ class _Penalties:
             self._counts[self._recent.popleft()] -= 1
 
     def apply(self, logits: FloatArray) -> None:
-        seen = np.flatnonzero(self._counts)
+        seen = np.flatnonzero(self._counts > 0)
         values = logits[seen].astype(np.float64)
         repeat = self._params.repeat_penalty
         values = np.where(values <= 0, values * repeat, values / repeat)
@@ -124,6 +135,8 @@ class _Penalties:
 
 def _argmax(logits: FloatArray) -> int:
     """The lowest index of the largest logit, which must be finite."""
+    if not len(logits):
+        raise GenerationError("no token is allowed")
     best = int(logits.argmax())  # a NaN where there is one
     if not np.isfinite(logits[best]):
         none_left = logits[best] == -np.inf
@@ -131,21 +144,18 @@ def _argmax(logits: FloatArray) -> int:
     return best
 
 
-def filter_logits(logits: FloatArray, params: SamplingParams) -> tuple[Indices, FloatArray]:
-    """The ids of the tokens that pass all filters, at least one, in no particular order; and their logits."""
-    ids: Indices | None = None
-    filters = (
-        (top_k, params.top_k, 0 < params.top_k < len(logits)),
+def filters(logits: FloatArray, params: SamplingParams) -> Iterator[Indices]:
+    """The indices, in no particular order, that each filter that is on keeps of what the one before it kept."""
+    for keep, value, is_on in (
+        (top_k, params.top_k, params.top_k > 0),
         (typical_p, params.typical_p, params.typical_p < 1),
         (top_p, params.top_p, params.top_p < 1),
         (min_p, params.min_p, params.min_p > 0),
-    )
-    for keep, value, is_on in filters:
+    ):
         if is_on:
             kept = keep(logits, value)
             logits = logits[kept]
-            ids = kept if ids is None else ids[kept]
-    return np.arange(len(logits)) if ids is None else ids, logits
+            yield kept
 
 
 def top_k(logits: FloatArray, k: float) -> Indices:
@@ -178,7 +188,10 @@ def top_p(logits: FloatArray, p: float) -> Indices:
     """Indices of the nucleus: the shortest prefix, by probability, of a mass of at least p."""
     below_top = logits.max() - logits
     weights = np.exp(-below_top)
-    return _shortest_prefix(below_top, weights, p * weights.sum(dtype=np.float64))
+    total = weights.sum(dtype=np.float64)
+    # All the weights under this floor together are less than the mass left out, so none of them is in the prefix.
+    near = np.flatnonzero(weights > 0.999 * (1 - p) * total / len(weights))
+    return near[_shortest_prefix(below_top[near], weights[near], p * total)]
 
 
 def min_p(logits: FloatArray, p: float) -> Indices:
@@ -188,7 +201,7 @@ def min_p(logits: FloatArray, p: float) -> Indices:
 
 def draw(logits: FloatArray, temperature: float, uniform: float) -> int:
     """The index where the softmax of ``logits / temperature``, summed up in order, passes ``uniform`` in [0, 1)."""
-    divisor = np.float32(max(temperature, _SMALLEST_TEMPERATURE))
+    divisor = np.float32(min(max(temperature, _SMALLEST), _LARGEST))
     weights = np.exp((logits - logits.max()) / divisor)
     starts = np.arange(0, len(weights), _BLOCK)
     block, rest = _pick(np.add.reduceat(weights, starts, dtype=np.float64), uniform)
@@ -218,7 +231,7 @@ def _shortest_prefix(keys: FloatArray, weights: FloatArray, mass: float, *, stri
         return order[: int(sums.searchsorted(mass, side=side)) + 1]
     # The bits of a non-negative float32 order as the float does: their upper half is a histogram's bin. Only the
     # bin where the sum passes the mass has to be sorted.
-    bins = (keys.view(np.uint32) >> 16).astype(np.intp)
+    bins = (keys.view(np.uint32) >> 16).astype(np.uint16)
     sums = np.bincount(bins, weights=weights).cumsum()
     last = int(sums.searchsorted(mass, side=side))
     certain = np.flatnonzero(bins < last)

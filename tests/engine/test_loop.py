@@ -1,0 +1,436 @@
+"""The engine as a whole, over a model whose output shows every token it reads from its paged cache."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stride.engine import Engine, EngineConfig, Failed
+from stride.errors import ContextOverflowError, GenerationError, ModelFileError, OverloadedError, RequestError
+from stride.types import SamplingParams
+
+# Of conftest.py: the classes Client and FakeModel, a FakeModel, and what starts an engine over it.
+NewClient = NewModel = Model = Start = Any
+
+
+def prompts(seed: int, lengths: list[int]) -> list[list[int]]:
+    chooser = random.Random(seed)
+    return [[chooser.randrange(97) for _ in range(n)] for n in lengths]
+
+
+# --- what comes out ---
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 31, 32, 33, 64, 512])
+def test_chunks_do_not_change_the_output(start: Start, new_client: NewClient, model: Model, chunk: int) -> None:
+    engine = start(chunk=chunk)
+    clients = [new_client(prompt, max_tokens=30) for prompt in prompts(chunk, [1, 150, 33, 64, 200])]
+    for client in clients:
+        engine.submit(client.request)
+    for client in clients:
+        assert client.wait().tokens == model.greedy(client.request.prompt_ids, 30)
+        assert client.reason == "length"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 140), st.integers(0, 40)), min_size=2, max_size=7),
+    arrivals=st.lists(st.integers(0, 25), min_size=7, max_size=7),
+    cancellations=st.dictionaries(st.integers(0, 6), st.integers(0, 40), max_size=3),
+    n_parallel=st.integers(1, 4),
+    chunk=st.integers(1, 70),
+    seed=st.integers(0, 99),
+)
+def test_batched_equals_alone_whoever_comes_and_goes(
+    new_client: NewClient,
+    new_model: NewModel,
+    lengths: list[tuple[int, int]],
+    arrivals: list[int],
+    cancellations: dict[int, int],
+    n_parallel: int,
+    chunk: int,
+    seed: int,
+) -> None:
+    """Requests are submitted and cancelled at drawn steps, on the engine's thread, while the step runs."""
+    model, n_ctx = new_model(), 160
+    engine = Engine(model, EngineConfig(n_ctx=n_ctx, n_parallel=n_parallel, chunk=chunk))
+    clients = [
+        new_client(prompt, max_tokens=n)
+        for prompt, (_, n) in zip(prompts(seed, [n for n, _ in lengths]), lengths, strict=True)
+    ]
+    due = [(at, engine.submit, client) for at, client in zip(arrivals, clients, strict=False)]
+    due += [(at, engine.cancel, clients[i]) for i, at in cancellations.items() if i < len(clients)]
+
+    def act(batch: object = None) -> None:
+        for action in [action for action in due if batch is None or action[0] <= len(model.batches)]:
+            due.remove(action)
+            action[1](action[2].request)
+
+    model.before_forward = act
+    trigger = new_client([1], max_tokens=25)
+    engine.submit(trigger.request)
+    trigger.wait()
+    engine.exclusively(act)  # what was due after the last step
+    for i, client in enumerate(clients):
+        client.wait()
+        n_tokens = min(client.request.params.max_tokens, n_ctx - len(client.request.prompt_ids))
+        alone = model.greedy(client.request.prompt_ids, n_tokens)
+        if isinstance(client.end, Failed):
+            assert i in cancellations
+            assert client.tokens == alone[: len(client.tokens)]
+        else:
+            assert client.tokens == alone
+    assert set(engine.metrics.busy_pages) == {0}
+    engine.close()
+
+
+def test_draws_depend_on_the_seed_and_not_on_the_batch(start: Start, new_client: NewClient) -> None:
+    def run(n_parallel: int) -> list[list[int]]:
+        engine = start(n_parallel=n_parallel)
+        clients = [
+            new_client(prompt, params=SamplingParams(temperature=1.5, seed=seed, max_tokens=20, top_k=0, min_p=0))
+            for seed, prompt in enumerate(prompts(1, [40, 40, 5, 90]))
+        ]
+        for client in clients:
+            engine.submit(client.request)
+        return [client.wait().tokens for client in clients]
+
+    assert run(1) == run(2) == run(4)
+
+
+def test_the_end_of_sequence_ends_the_output_and_is_counted_but_not_delivered(
+    start: Start, new_client: NewClient, model: Model
+) -> None:
+    greedy = model.greedy([1, 2, 3], 5)
+    client = new_client([1, 2, 3], eos_ids=frozenset({greedy[3]}))
+    assert greedy.index(greedy[3]) == 3
+    start().submit(client.request)
+    assert client.wait().tokens == greedy[:3]
+    assert client.reason == "stop"
+    assert (client.end.usage.prompt_tokens, client.end.usage.completion_tokens) == (3, 4)
+    assert (client.end.timings.prompt_n, client.end.timings.predicted_n) == (3, 4)
+    assert client.end.timings.prompt_ms > 0
+    assert client.end.timings.predicted_ms > 0
+
+
+def test_ignore_eos_rules_the_end_of_sequence_out(start: Start, new_client: NewClient, model: Model) -> None:
+    eos = frozenset(model.greedy([1, 2, 3], 5))
+    client = new_client([1, 2, 3], params=SamplingParams(temperature=0, max_tokens=20, ignore_eos=True), eos_ids=eos)
+    start().submit(client.request)
+    assert len(client.wait().tokens) == 20
+    assert not eos & set(client.tokens)
+
+
+def test_a_stop_callback_ends_the_output_with_its_token(start: Start, new_client: NewClient, model: Model) -> None:
+    asked: list[int] = []
+
+    def stop(token_id: int) -> bool:
+        asked.append(token_id)
+        return len(asked) == 4
+
+    client = new_client([5, 6], stop=stop)
+    start().submit(client.request)
+    assert client.wait().tokens == asked == model.greedy([5, 6], 4)
+    assert client.reason == "stop"
+
+
+def test_a_mask_is_obeyed_and_told(start: Start, new_client: NewClient, model: Model) -> None:
+    class Mask:
+        accepted: list[int] = []  # noqa: RUF012
+
+        def allowed(self, n_vocab: int) -> np.ndarray:
+            return np.arange(n_vocab) % 7 == len(self.accepted) % 7
+
+        def accept(self, token_id: int) -> None:
+            self.accepted.append(token_id)
+
+    client = new_client([5, 6], mask=Mask(), max_tokens=10)
+    start().submit(client.request)
+    assert client.wait().tokens == Mask.accepted
+    assert [token % 7 for token in client.tokens] == [i % 7 for i in range(10)]
+
+
+@pytest.mark.parametrize(("max_tokens", "n_generated"), [(0, 0), (1, 1), (None, 56), (1000, 56)])
+def test_length_ends_the_output(start: Start, new_client: NewClient, max_tokens: int | None, n_generated: int) -> None:
+    client = new_client(list(range(97)) * 2 + [1] * 6, params=SamplingParams(temperature=0, max_tokens=max_tokens))
+    start(n_ctx=256).submit(client.request)
+    assert len(client.wait().tokens) == n_generated
+    assert client.reason == "length"
+    assert client.end.usage.completion_tokens == n_generated
+    assert client.end.timings.prompt_ms > 0
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "field"),
+    [
+        ([], {}, "prompt"),
+        ([1, 97], {}, "prompt"),
+        ([1, -1], {}, "prompt"),
+        ([1, 2**70], {}, "prompt"),
+        ([1.5], {}, "prompt"),
+        ([[1]], {}, "prompt"),
+        ([1], {"logit_bias": {97: 1.0}}, "logit_bias"),
+    ],
+)
+def test_a_bad_request_is_refused_at_once(
+    start: Start, new_client: NewClient, prompt: list[Any], options: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        start().submit(new_client(prompt, params=SamplingParams(**options)).request)
+    assert caught.value.field == field
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_with_its_counts(start: Start, new_client: NewClient) -> None:
+    engine = start(n_ctx=64)
+    with pytest.raises(ContextOverflowError) as caught:
+        engine.submit(new_client([1] * 64).request)
+    assert (caught.value.n_prompt_tokens, caught.value.n_ctx) == (64, 64)
+    client = new_client([1] * 63)
+    engine.submit(client.request)
+    assert len(client.wait().tokens) == 1
+
+
+@pytest.mark.parametrize("name", ["n_ctx", "n_parallel", "chunk", "max_queue"])
+def test_a_bad_configuration_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=f"{name} is -1"):
+        EngineConfig(**{name: -1})
+
+
+def test_a_burst_beyond_the_queue_is_refused(start: Start, new_client: NewClient, model: Model) -> None:
+    may_run = threading.Event()
+    model.before_forward = lambda batch: may_run.wait(20)
+    engine = start(n_parallel=2, max_queue=3)
+    clients = [new_client([i + 1]) for i in range(6)]
+    for client in clients[:5]:
+        engine.submit(client.request)
+    with pytest.raises(OverloadedError, match="5 requests"):
+        engine.submit(clients[5].request)
+    may_run.set()
+    for client in clients[:5]:
+        client.wait()
+    engine.submit(clients[5].request)
+    assert clients[5].wait().tokens == model.greedy([6], 8)
+
+
+# --- faults stay where they are ---
+
+
+@pytest.mark.parametrize("when", ["waiting", "in prefill", "decoding"])
+def test_a_cancelled_request_leaves_within_one_step(
+    start: Start, new_client: NewClient, model: Model, when: str
+) -> None:
+    engine = start(n_parallel=1 if when == "waiting" else 2, chunk=16)
+    other = new_client([1, 2], max_tokens=60)
+    client = new_client([3] * 100, max_tokens=60)
+    cancelled_at: list[int] = []
+
+    def cancel_in_time(batch: Any) -> None:
+        request = client.request
+        at = {"waiting": request.slot < 0, "in prefill": 0 < request.n_computed < 80, "decoding": bool(client.tokens)}
+        if at[when] and not cancelled_at and len(model.batches) > 2:
+            cancelled_at.append(len(model.batches))
+            n_before.append(len(client.tokens))
+            engine.cancel(request)
+        elif cancelled_at and len(model.batches) == cancelled_at[0] + 1:
+            assert client.ended.is_set()
+            assert len(batch.row_starts) == 2  # the other one's row only
+
+    n_before: list[int] = []
+    model.before_forward = cancel_in_time
+    engine.submit(other.request)
+    engine.submit(client.request)
+    assert other.wait().tokens == model.greedy([1, 2], 60)
+    assert isinstance(client.wait().error, GenerationError)
+    assert "cancelled" in str(client.error)
+    assert len(client.tokens) == n_before[0]
+    engine.cancel(client.request)  # once more is no harm
+
+
+def test_nan_logits_fail_one_request(start: Start, new_client: NewClient, model: Model) -> None:
+    forward = model.forward
+
+    def forward_with_nan(batch: Any, cache: Any) -> np.ndarray:
+        logits = forward(batch, cache)
+        for output, index in enumerate(batch.outputs.tolist()):
+            if batch.positions[index] == 12:
+                logits[output, 50] = np.nan
+        return logits
+
+    model.forward = forward_with_nan
+    engine = start()
+    sick, well = new_client([1] * 10), new_client([2] * 20)
+    engine.submit(sick.request)
+    engine.submit(well.request)
+    assert "nan" in str(sick.wait().error)
+    assert sick.tokens == model.greedy([1] * 10, 3)
+    assert well.wait().tokens == model.greedy([2] * 20, 8)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken"), MemoryError("no memory"), ModelFileError("file truncated", path="m.gguf")]
+)
+def test_a_step_that_fails_fails_only_who_fails_alone(
+    start: Start, new_client: NewClient, model: Model, error: Exception
+) -> None:
+    def fail(batch: Any) -> None:
+        if 66 in batch.token_ids:
+            raise error
+
+    model.before_forward = fail
+    engine = start()
+    sick, well = new_client([1, 66]), new_client([2] * 20, max_tokens=3)
+    assert 66 not in model.greedy([2] * 20, 3)
+    engine.submit(well.request)
+    engine.submit(sick.request)
+    assert str(error) in str(sick.wait().error)
+    assert well.wait().tokens == model.greedy([2] * 20, 3)
+    after = new_client([2] * 20, max_tokens=3)
+    engine.submit(after.request)
+    assert after.wait().tokens == well.tokens
+    assert engine.metrics.busy_pages == (0, 0)
+
+
+def test_too_much_memory_for_a_batch_is_no_failure(start: Start, new_client: NewClient, model: Model) -> None:
+    def fail(batch: Any) -> None:
+        if len(batch.row_starts) > 2:
+            raise MemoryError
+
+    model.before_forward = fail
+    engine = start()
+    clients = [new_client([i] * 50) for i in range(3)]
+    for client in clients:
+        engine.submit(client.request)
+    for client in clients:
+        assert client.wait().tokens == model.greedy(client.request.prompt_ids, 8)
+
+
+@pytest.mark.parametrize("broken", ["stop", "deliver", "mask"])
+def test_a_callback_that_raises_fails_its_request(
+    start: Start, new_client: NewClient, model: Model, broken: str
+) -> None:
+    called = threading.Event()
+
+    def explode(*_: object) -> Any:
+        called.set()
+        raise RuntimeError("callback broken")
+
+    class Mask:
+        allowed = accept = explode
+
+    engine = start()
+    sick = new_client([1, 2], **{broken: Mask() if broken == "mask" else explode})
+    well = new_client([3, 4])
+    engine.submit(sick.request)
+    engine.submit(well.request)
+    assert well.wait().tokens == model.greedy([3, 4], 8)
+    assert called.wait(20)
+    if broken != "deliver":
+        assert "callback broken" in str(sick.wait().error)
+    while engine.metrics.running:
+        time.sleep(0.001)
+    assert engine.metrics.busy_pages == (0, 0)
+
+
+# --- the thread ---
+
+
+def test_close_fails_what_is_pending_and_refuses_what_comes(start: Start, new_client: NewClient, model: Model) -> None:
+    model.before_forward = lambda batch: time.sleep(0.005)
+    engine = start(n_parallel=1)
+    clients = [new_client([i + 1], max_tokens=200) for i in range(3)]
+    for client in clients:
+        engine.submit(client.request)
+    engine.close()
+    for client in clients:
+        assert "closed" in str(client.wait().error)
+    with pytest.raises(GenerationError, match="closed"):
+        engine.submit(new_client([1]).request)
+    with pytest.raises(GenerationError, match="closed"):
+        engine.exclusively(lambda: None)
+    engine.close()
+
+
+def test_draining_answers_everybody_first(start: Start, new_client: NewClient, model: Model) -> None:
+    engine = start(n_parallel=1)
+    clients = [new_client([i + 1], max_tokens=20) for i in range(4)]
+    for client in clients:
+        engine.submit(client.request)
+    engine.close(drain=True)
+    for client in clients:
+        assert client.wait().tokens == model.greedy(client.request.prompt_ids, 20)
+
+
+def test_a_dead_thread_leaves_nobody_waiting(
+    start: Start, new_client: NewClient, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+
+    def die(batch: Any) -> None:
+        raise SystemExit
+
+    model.before_forward = die
+    engine = start(n_parallel=1)
+    clients = [new_client([1]), new_client([2])]
+    for client in clients:
+        engine.submit(client.request)
+    for client in clients:
+        assert "closed" in str(client.wait().error)
+
+
+def test_exclusive_work_runs_between_steps_and_passes_its_errors_on(
+    start: Start, new_client: NewClient, model: Model
+) -> None:
+    engine = start()
+    client = new_client([1, 2], max_tokens=50)
+    engine.submit(client.request)
+    assert engine.exclusively(lambda: threading.current_thread().name) == "stride-engine"
+    with pytest.raises(ZeroDivisionError):
+        engine.exclusively(lambda: 1 // 0)
+    assert client.wait().tokens == model.greedy([1, 2], 50)
+
+
+def test_an_idle_engine_sleeps(start: Start, new_client: NewClient) -> None:
+    engine = start()
+    client = new_client([1, 2])
+    engine.submit(client.request)
+    client.wait()
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.05
+
+
+def test_metrics_count(start: Start, new_client: NewClient, model: Model) -> None:
+    may_run, seen = threading.Event(), []
+    engine = start(n_parallel=2, chunk=16)
+
+    def look(batch: Any) -> None:
+        may_run.wait(20)
+        seen.append(engine.metrics)
+
+    model.before_forward = look
+    clients = [new_client([i] * 40, max_tokens=5) for i in range(3)]
+    for client in clients:
+        engine.submit(client.request)
+    may_run.set()
+    for client in clients:
+        client.wait()
+    while engine.metrics.running:
+        time.sleep(0.001)
+    busiest = max(seen, key=lambda metrics: metrics.queued)
+    assert 1 <= busiest.queued + busiest.running <= 3
+    assert all(busy > 0 for metrics in seen for busy in metrics.busy_pages)
+    end = engine.metrics
+    assert (end.queued, end.running, end.prompt_tokens, end.generated_tokens) == (0, 0, 120, 15)
+    assert end.busy_pages == (0, 0)
+    assert end.total_pages == (16, 6)

@@ -1,0 +1,243 @@
+"""The sampler: each filter against hand-made tables and a plain reference, draws against the filtered distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stride.engine import sampler as sampling
+from stride.engine.sampler import Sampler
+from stride.errors import GenerationError
+from stride.types import SamplingParams
+
+NO_FILTER: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+
+
+def logs(*probabilities: float) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(np.array(probabilities)).astype(np.float32)
+
+
+def candidates(logits: np.ndarray, **options: Any) -> list[int]:
+    """Sorted ids that pass the filters."""
+    ids = np.arange(len(logits))
+    for kept in sampling.filters(logits, SamplingParams(**{**NO_FILTER, **options})):
+        ids = ids[kept]
+    return sorted(ids.tolist())
+
+
+def sampler(n_vocab: int, prompt: tuple[int, ...] = (), **options: Any) -> Sampler:
+    return Sampler(SamplingParams(**{**NO_FILTER, **options}), np.array(prompt, np.int64), n_vocab)
+
+
+P = logs(0.1, 0.4, 0.05, 0.3, 0.15)
+TIES = logs(0.25, 0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("logits", "options", "expected"),
+    [
+        (P, {}, [0, 1, 2, 3, 4]),
+        (P, {"top_k": 1}, [1]),
+        (P, {"top_k": 3}, [1, 3, 4]),
+        (P, {"top_k": 9}, [0, 1, 2, 3, 4]),
+        (TIES, {"top_k": 2}, [0, 1]),
+        (P, {"top_p": 0.0}, [1]),
+        (P, {"top_p": 0.39}, [1]),
+        (P, {"top_p": 0.41}, [1, 3]),
+        (P, {"top_p": 0.84}, [1, 3, 4]),
+        (P, {"top_p": 0.96}, [0, 1, 2, 3, 4]),
+        (TIES, {"top_p": 0.5}, [0, 1]),  # at least p: the token that reaches it exactly is the last
+        (TIES, {"top_p": 0.51}, [0, 1, 2]),
+        (P, {"min_p": 0.3}, [1, 3, 4]),
+        (P, {"min_p": 0.37}, [1, 3, 4]),
+        (P, {"min_p": 0.38}, [1, 3]),
+        (P, {"min_p": 1.0}, [1]),
+        # -log p = 2.30 0.92 3.00 1.20 1.90, entropy 1.392: distances .91 .48 1.60 .19 .51
+        (P, {"typical_p": 0.0}, [3]),
+        (P, {"typical_p": 0.29}, [3]),
+        (P, {"typical_p": 0.31}, [1, 3]),
+        (P, {"typical_p": 0.71}, [1, 3, 4]),
+        (P, {"typical_p": 0.86}, [0, 1, 3, 4]),
+        (TIES, {"typical_p": 0.5}, [0, 1, 2]),  # above p: half is not enough
+        # each filter sees the probabilities of what is left: .571 .429 after top-k
+        (P, {"top_k": 2, "top_p": 0.5}, [1]),
+        (P, {"top_k": 2, "top_p": 0.6}, [1, 3]),
+        (P, {"top_p": 0.84, "min_p": 0.5}, [1, 3]),
+        (logs(0.0, 0.5, 0.0, 0.5), {"top_k": 3}, [1, 3]),
+        (logs(0.0, 0.5, 0.0, 0.5), {"top_p": 0.999}, [1, 3]),
+        (logs(0.0, 0.5, 0.0, 0.5), {"typical_p": 0.999}, [1, 3]),
+        (logs(0.0, 0.5, 0.0, 0.5), {"min_p": 0.001}, [1, 3]),
+    ],
+)
+def test_filters(logits: np.ndarray, options: dict[str, Any], expected: list[int]) -> None:
+    assert candidates(logits, **options) == expected
+
+
+def reference_prefix(logits: np.ndarray, keys: Callable[[np.ndarray], np.ndarray], p: float, strict: bool) -> set[int]:
+    """The shortest prefix of the tokens sorted by key, as it is defined."""
+    exact = logits.astype(np.float64)
+    probabilities = np.exp(exact - exact.max())
+    probabilities /= probabilities.sum()
+    kept, mass = set(), 0.0
+    for i in np.argsort(keys(probabilities), kind="stable").tolist():
+        kept.add(i)
+        mass += probabilities[i]
+        if mass > p if strict else mass >= p:
+            break
+    return kept
+
+
+def typical_keys(probabilities: np.ndarray) -> np.ndarray:
+    information = -np.log(probabilities)
+    return np.abs(information - (probabilities * information).sum())
+
+
+@pytest.mark.parametrize("n", [50, 20_000])  # sorted, and through the histogram
+@pytest.mark.parametrize("spread", [0.5, 3.0, 8.0])
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.99])
+def test_prefix_filters_equal_their_definition(n: int, spread: float, p: float) -> None:
+    logits = (np.random.default_rng(n).standard_normal(n) * spread).astype(np.float32)
+    for found, expected in (
+        (set(candidates(logits, top_p=p)), reference_prefix(logits, lambda q: -q, p, strict=False)),
+        (set(candidates(logits, typical_p=p)), reference_prefix(logits, typical_keys, p, strict=True)),
+    ):
+        # float32 rounding may move the cut by a token of no mass to speak of
+        assert len(found ^ expected) <= max(1, n // 5000), (len(found), len(expected))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 3000), st.sampled_from([100, 4095, 4096, 4097, 9000]), st.booleans())
+def test_top_k_equals_a_sort(seed: int, k: int, n: int, ties: bool) -> None:
+    logits = np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+    if ties:
+        logits = np.round(logits * 2)
+    assert sampling.top_k(logits, k).tolist() == np.argsort(-logits, kind="stable")[:k].tolist()
+
+
+def test_greedy_takes_the_largest_and_the_lowest_of_equals() -> None:
+    assert sampler(4, temperature=0).sample(np.array([1, 3, 2, 3], np.float32)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "prompt", "expected"),
+    [
+        ({"logit_bias": {2: 5.0, 0: -math.inf}}, (), [-math.inf, -1.0, 5.0, 3.0]),
+        ({"repeat_penalty": 2.0}, (0, 1), [1.0, -2.0, 0.0, 3.0]),
+        ({"presence_penalty": 0.5}, (0, 0, 1), [1.5, -1.5, 0.0, 3.0]),
+        ({"frequency_penalty": 0.5}, (0, 0, 1), [1.0, -1.5, 0.0, 3.0]),
+        ({"repeat_penalty": 2.0, "frequency_penalty": 0.5, "presence_penalty": 0.25}, (0, 0), [-0.25, -1.0, 0.0, 3.0]),
+        ({"presence_penalty": 0.5, "repeat_last_n": 1}, (0, 0, 1), [2.0, -1.5, 0.0, 3.0]),
+        ({"presence_penalty": 0.5, "repeat_last_n": 0}, (0, 0, 1), [2.0, -1.0, 0.0, 3.0]),
+        ({"presence_penalty": 0.5, "repeat_last_n": -1}, (0, *(1,) * 100), [1.5, -1.5, 0.0, 3.0]),
+        ({"logit_bias": {0: 1.0}, "repeat_penalty": 2.0}, (0,), [1.5, -1.0, 0.0, 3.0]),
+    ],
+)
+def test_bias_and_penalties(options: dict[str, Any], prompt: tuple[int, ...], expected: list[float]) -> None:
+    logits = np.array([2, -1, 0, 3], np.float32)
+    edited = sampler(4, prompt, **options)._edit(logits)
+    assert edited.tolist() == expected
+    assert logits.tolist() == [2, -1, 0, 3]
+
+
+def test_the_penalty_window_slides_over_chosen_tokens() -> None:
+    chooser = sampler(3, (0, 1), presence_penalty=1.0, repeat_last_n=2)
+    chooser.accept(2)
+    assert chooser._edit(np.zeros(3, np.float32)).tolist() == [0, -1, -1]
+
+
+def test_extreme_parameters_stay_finite() -> None:
+    logits = np.array([3e38, -3e38, 0, 5], np.float32)
+    for options in (
+        {"logit_bias": {1: 1e300}},
+        {"presence_penalty": -1e308, "frequency_penalty": -1e308},
+        {"repeat_penalty": 1e-300},
+        {"repeat_penalty": 1e300},
+        {"temperature": 5e-324},
+        {"temperature": 1e300},
+    ):
+        assert 0 <= sampler(4, (0, 1, 1), **options).sample(logits) < 4
+    assert sampler(4, temperature=5e-324).sample(logits) == 0
+
+
+def test_a_mask_rules_out_everything_else() -> None:
+    logits = np.array([9, 1, 8, 2], np.float32)
+    allowed = np.array([False, True, False, True])
+    assert sampler(4, temperature=0).sample(logits, allowed) == 3
+    chooser = sampler(4, seed=1)
+    assert {chooser.sample(logits, allowed) for _ in range(50)} == {1, 3}
+    assert sampler(4, top_k=1).sample(logits, allowed) == 3
+
+
+@pytest.mark.parametrize(
+    ("logits", "allowed", "message"),
+    [
+        ([1, math.nan, 2], None, "logit of nan"),
+        ([1, math.inf, 2], None, "logit of inf"),
+        ([-math.inf] * 3, None, "no token is allowed"),
+        ([1, 2, 3], [False] * 3, "no token is allowed"),
+        ([1, -math.inf, 3], [False, True, False], "no token is allowed"),
+        ([1, math.nan, 3], [True, False, False], "logit of nan"),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_cannot_be_sampled(
+    logits: list[float], allowed: list[bool] | None, message: str, temperature: float
+) -> None:
+    mask = None if allowed is None else np.array(allowed)
+    with pytest.raises(GenerationError, match=message):
+        sampler(3, temperature=temperature).sample(np.array(logits, np.float32), mask)
+
+
+def test_banned_tokens_are_never_chosen() -> None:
+    chooser = Sampler(SamplingParams(seed=0), np.array([1]), 4, banned={3})
+    assert 3 not in {chooser.sample(np.array([1, 1, 1, 9], np.float32)) for _ in range(50)}
+
+
+def test_a_seed_repeats_its_draws_and_no_seed_does_not() -> None:
+    logits = np.zeros(1000, np.float32)
+
+    def draws(seed: int | None) -> list[int]:
+        chooser = sampler(1000, seed=seed)
+        return [chooser.sample(logits) for _ in range(20)]
+
+    assert draws(7) == draws(7) != draws(8)
+    assert draws(-1) == draws(-1)
+    assert draws(None) != draws(None)
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "kept"),
+    [
+        (12, {}, None),
+        (12, {"temperature": 0.5}, None),
+        (12, {"temperature": 2.0, "top_k": 5}, 5),
+        (12, {"top_p": 0.8, "temperature": 1.5}, None),
+        (6000, {"typical_p": 0.6, "min_p": 0.2}, None),
+    ],
+)
+def test_draws_follow_the_filtered_distribution(n: int, options: dict[str, Any], kept: int | None) -> None:
+    """Chi-square over bins of tokens, against the softmax of what passes the filters; the seed is fixed."""
+    logits = np.random.default_rng(3).standard_normal(n).astype(np.float32)
+    ids = candidates(logits, **options)
+    assert kept is None or len(ids) == kept
+    scaled = logits[ids].astype(np.float64) / options.get("temperature", 1.0)
+    probabilities = np.exp(scaled - scaled.max())
+    probabilities /= probabilities.sum()
+    n_draws = 4000
+    chooser = sampler(n, seed=5, **options)
+    counts = dict.fromkeys(ids, 0)
+    for _ in range(n_draws):
+        counts[chooser.sample(logits)] += 1  # a token that was filtered out is a KeyError
+    groups = np.array_split(np.arange(len(ids)), min(len(ids), 20))
+    observed = np.array([sum(counts[ids[i]] for i in group) for group in groups])
+    expected = np.array([n_draws * probabilities[group].sum() for group in groups])
+    chi_square = float(((observed - expected) ** 2 / expected).sum())
+    degrees = len(groups) - 1
+    assert chi_square < degrees + 4 * math.sqrt(2 * degrees)  # about 1 in 10,000 for another seed
