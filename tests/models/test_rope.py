@@ -25,9 +25,7 @@ def test_linear_scaling_divides_all():
 
 def test_factors_divide_one_by_one_and_a_longer_tail_is_ignored():
     factors = np.array([1, 2, 4, 8, 1, 1], np.float32)
-    np.testing.assert_allclose(
-        frequencies(factors=factors).inverse_frequencies, [1, 0.05, 0.0025, 0.000125], rtol=1e-6
-    )
+    np.testing.assert_allclose(frequencies(factors=factors).inverse_frequencies, [1, 0.05, 0.0025, 0.000125], rtol=1e-6)
 
 
 def test_layers_without_factors_ignore_them():
