@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from stride.types import SamplingParams
 
 N_VOCAB = 128_896
 REPEATS = 200
-OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-CONFIGURATIONS = {
+OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "default": {},
     "default+penalties": {"repeat_penalty": 1.1, "presence_penalty": 0.5},

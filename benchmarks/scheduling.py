@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ CASES = [
     for n_sequences in (1, 8)
     for n_ctx, n_vocab, sampling in ((8192, 100, "greedy"), (8192, 128_896, "default"), (262_144, 100, "greedy"))
 ]
-SAMPLING = {"greedy": {"temperature": 0.0}, "default": {"seed": 1}}
+SAMPLING: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0.0}, "default": {"seed": 1}}
 
 
 class Nothing:
@@ -49,7 +50,8 @@ class Nothing:
 def median_us(n_sequences: int, n_ctx: int, n_vocab: int, sampling: str) -> float:
     """Median time between the ends and starts of two model calls, with every sequence decoding."""
     model = Nothing(n_vocab)
-    engine = Engine(model, EngineConfig(n_ctx=n_ctx, n_parallel=n_sequences))
+    # Whole prompts in one step, so that nobody has finished when the last one starts.
+    engine = Engine(model, EngineConfig(n_ctx=n_ctx, n_parallel=n_sequences, chunk=n_sequences * n_ctx))
     params = SamplingParams(max_tokens=N_TOKENS, **SAMPLING[sampling])
     prompt = [1] * (n_ctx - N_TOKENS - 1)
     ended = threading.Semaphore(0)
@@ -70,9 +72,7 @@ def main() -> None:
     results = []
     for n_sequences, n_ctx, n_vocab, sampling in CASES:
         us = round(median_us(n_sequences, n_ctx, n_vocab, sampling), 1)
-        print(
-            f"{n_sequences} sequences, context {n_ctx:6d}, vocabulary {n_vocab:6d}, {sampling:8s} {us:8.1f} µs per step"
-        )
+        print(f"{n_sequences} sequences, context {n_ctx}, vocabulary {n_vocab}, {sampling}: {us:.1f} µs per step")
         results.append(
             {"sequences": n_sequences, "n_ctx": n_ctx, "n_vocab": n_vocab, "sampling": sampling, "median_us": us}
         )

@@ -236,7 +236,11 @@ def test_a_cancelled_request_leaves_within_one_step(
 
     def cancel_in_time(batch: Any) -> None:
         request = client.request
-        at = {"waiting": request.slot < 0, "in prefill": 0 < request.n_computed < 80, "decoding": bool(client.tokens)}
+        at = {
+            "waiting": engine.metrics.queued > 0,
+            "in prefill": 0 < request.n_computed < 80,
+            "decoding": bool(client.tokens),
+        }
         if at[when] and not cancelled_at and len(model.batches) > 2:
             cancelled_at.append(len(model.batches))
             n_before.append(len(client.tokens))
@@ -376,7 +380,10 @@ def test_a_dead_thread_leaves_nobody_waiting(
     died: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", died.append)
 
+    both_submitted = threading.Event()
+
     def die(batch: Any) -> None:
+        both_submitted.wait(20)
         raise SystemExit
 
     model.before_forward = die
@@ -384,6 +391,7 @@ def test_a_dead_thread_leaves_nobody_waiting(
     clients = [new_client([1]), new_client([2])]
     for client in clients:
         engine.submit(client.request)
+    both_submitted.set()
     for client in clients:
         assert "closed" in str(client.wait().error)
 
