@@ -67,7 +67,7 @@ class Engine:
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._model = model
-        self._config = config
+        self.config = config
         self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk)
         self._runner = Runner(model, self._cache, config.kv_type)
         self._scheduler = Scheduler(self._cache, config.chunk)
@@ -89,14 +89,14 @@ class Engine:
             OverloadedError: the queue is full.
             GenerationError: the engine is closed.
         """
-        request.prepare(self._config.n_ctx, self._model.n_vocab)
+        request.prepare(self.config.n_ctx, self._model.n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
         request.sampler = Sampler(request.params, request.prompt_ids, self._model.n_vocab, banned)
         with self._changed:
             if self._closing:
                 raise GenerationError("the engine is closed")
             in_flight = len(self._scheduler.waiting) + len(self._scheduler.running)
-            if in_flight >= self._config.n_parallel + self._config.max_queue:
+            if in_flight >= self.config.n_parallel + self.config.max_queue:
                 raise OverloadedError(f"{in_flight} requests are in work or waiting, which is as many as may be")
             self._scheduler.add(request)
             self._changed.notify()

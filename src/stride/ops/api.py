@@ -99,6 +99,14 @@ class Backend(Protocol):
     def name(self) -> str:
         """For people: ``numpy``, or ``cpu (avx512-vnni, 2 threads)``."""
 
+    @property
+    def n_threads(self) -> int:
+        """Threads that operations are spread over."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What people should know about the weights read so far, such as types that were converted."""
+
     # --- loading ---
 
     def weight(self, tensor: Tensor) -> Weight:

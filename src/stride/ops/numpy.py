@@ -106,6 +106,8 @@ class NumpyBackend:
     """`Backend` in numpy; see `stride.ops.api.Backend` for what each operation does."""
 
     name = "numpy"
+    n_threads = 1
+    notes: Sequence[str] = ()
 
     def __init__(self) -> None:
         self._kept_bytes = 0

@@ -1,0 +1,409 @@
+"""`LLM`: a model file, its tokenizer, its chat format and the engine, composed. The same object serves the command
+line, Python and HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+import psutil
+
+from stride import ops
+from stride.chat.messages import message as as_message
+from stride.chat.messages import tool as as_tool
+from stride.chat.stop import StopStrings
+from stride.chat.parsers import detect_format
+from stride.chat.stream import StreamParser, collect
+from stride.chat.template import ChatTemplate, builtin
+from stride.chat.tokenizer import Tokenizer
+from stride.engine import Engine, EngineConfig, Failed, Finished, Output, Request
+from stride.errors import RequestError, StrideError
+from stride.gguf import Metadata, open_gguf
+from stride.models import Session, load_model, logits, read_config
+from stride.models.load import Progress
+from stride.ops.api import FloatArray, KVType
+from stride.types import (
+    Completion,
+    ContentDelta,
+    Delta,
+    Event,
+    Finish,
+    Message,
+    SamplingParams,
+    Tool,
+    ToolCallStart,
+)
+
+WEIGHT_OVERHEAD = 1.03
+"""Memory of packed weights over their size in the file, at most."""
+WORKING_BYTES = 200 << 20
+"""Memory beyond weights, keys and values: the interpreter, the tokenizer, activations of one step."""
+DEFAULT_CONTEXT = 8192
+"""Tokens of context per sequence where the caller names none (less where the model was trained on less)."""
+
+
+class LLM:
+    """A model, ready to generate.
+
+    Args:
+        model: a GGUF file, any part of a split one, its folder, or the name of a pulled repository; None is the
+            embedded demo model.
+        backend: auto, cpu or numpy.
+        n_ctx: tokens of context for each sequence.
+        n_parallel: sequences that generate side by side; more wait in a queue.
+        threads: of the backend; None is one for each core.
+        kv_type: how keys and values are kept: f32, f16 or q8_0.
+        chat_template: Jinja source to use instead of the file's.
+        progress: called with (bytes read, bytes in all) while weights are read.
+
+    Raises:
+        ModelFileError: the file is not what it must be.
+        UnsupportedError: the file asks for something that Stride does not do.
+        StrideError: the model does not fit in memory.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        backend: str = "auto",
+        n_ctx: int | None = None,
+        n_parallel: int = 1,
+        threads: int | None = None,
+        kv_type: KVType = "f16",
+        chat_template: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.path = _resolve(model)
+        self._file = open_gguf(self.path)
+        self.config = read_config(self._file)
+        self.tokenizer = Tokenizer.from_metadata(self._file.metadata)
+        self.kv_type = kv_type
+        self.n_ctx = min(n_ctx or DEFAULT_CONTEXT, self.config.context_length)
+        self.kv_bytes = n_parallel * self.config.kv_bytes(self.n_ctx, kv_type)
+        _check_memory(self.path, self._file.n_bytes, self.kv_bytes)
+        self.template = _template(self._file.metadata, self.tokenizer, chat_template)
+        self.tool_format = detect_format(self.template.source, self.config.architecture)
+        self.backend = ops.load(backend, threads)
+        self._decoder = load_model(self._file, self.backend, progress)
+        self.engine = Engine(self._decoder, EngineConfig(n_ctx=self.n_ctx, n_parallel=n_parallel, kv_type=kv_type))
+
+    # --- generation ---
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[int], *, stream: Literal[False] = False, **sampling: Any
+    ) -> Completion: ...
+
+    @overload
+    def generate(self, prompt: str | Sequence[int], *, stream: Literal[True], **sampling: Any) -> Stream: ...
+
+    def generate(
+        self, prompt: str | Sequence[int], *, stream: bool = False, **sampling: Any
+    ) -> Completion | Stream:
+        """Continue a text or token ids as they stand; ``sampling`` are the fields of `SamplingParams`.
+
+        Raises:
+            RequestError: a bad parameter, an empty prompt, or one that does not fit the context.
+        """
+        events = self.stream(prompt, sampling_params(sampling))
+        return events if stream else events.result()
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+        *,
+        stream: Literal[False] = False,
+        **sampling: Any,
+    ) -> Completion: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+        *,
+        stream: Literal[True],
+        **sampling: Any,
+    ) -> Stream: ...
+
+    def chat(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+        *,
+        stream: bool = False,
+        **sampling: Any,
+    ) -> Completion | Stream:
+        """The next turn of a conversation; messages and tools as OpenAI's dictionaries or Stride's own types.
+
+        Raises:
+            RequestError: a bad message, tool or parameter, or a conversation that does not fit the context.
+        """
+        events = self.chat_stream(messages, tools or (), sampling_params(sampling))
+        return events if stream else events.result()
+
+    def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Stream:
+        """`generate` as a stream of events, all of them content."""
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        return Stream(self, ids, params or SamplingParams(), parser=None)
+
+    def chat_stream(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Tool | Mapping[str, Any]] = (),
+        params: SamplingParams | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Stream:
+        """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
+        offered = [as_tool(tool) for tool in tools]
+        rendered = self.template.render([as_message(m) for m in messages], offered, **(template_kwargs or {}))
+        parser = StreamParser(self.tool_format, offered, self.tool_format.starts_in_reasoning(rendered.text))
+        ids = self.tokenizer.encode_prompt(rendered.pieces)
+        return Stream(self, ids, params or SamplingParams(), parser)
+
+    # --- text and numbers ---
+
+    def apply_template(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt that `chat` would run, as text; ``kwargs`` go to the template."""
+        offered = [as_tool(tool) for tool in tools or ()]
+        return self.template.render([as_message(m) for m in messages], offered, **kwargs).text
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text; special tokens written in it are recognised. Starts with BOS where the model wants it."""
+        ids = self.tokenizer.encode(text, special=True)
+        bos = self.tokenizer.bos_id
+        if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        return self.tokenizer.decode(ids, special=True)
+
+    def logits(self, token_ids: Sequence[int]) -> FloatArray:
+        """Logits after each token of a sequence: float32 [n_tokens, n_vocab].
+
+        Raises:
+            RequestError: no tokens, or one that is not in the vocabulary.
+        """
+        if not len(token_ids):
+            raise RequestError("the prompt is empty", field="token_ids")
+        if not all(0 <= i < self.config.n_vocab for i in token_ids):
+            raise RequestError(f"token ids must be from 0 to {self.config.n_vocab - 1}", field="token_ids")
+        return self.engine.exclusively(lambda: logits(self._decoder, token_ids, self.kv_type))
+
+    def session(self, n_ctx: int) -> Session:
+        """A sequence of its own beside the engine, for measuring; only while nothing is being generated."""
+        return Session(self._decoder, n_ctx, self.kv_type)
+
+    @property
+    def name(self) -> str:
+        """The model's name, for people."""
+        return self.config.name
+
+    @property
+    def notes(self) -> list[str]:
+        """What the backend wants people to know about this model, such as types that it converted."""
+        return list(self.backend.notes)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Facts for reports and `/props`."""
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "architecture": self.config.architecture,
+            "n_vocab": self.config.n_vocab,
+            "n_ctx": self.n_ctx,
+            "n_ctx_train": self.config.context_length,
+            "n_params": sum(math.prod(tensor.shape) for tensor in self._file.tensors.values()),
+            "file_bytes": self._file.n_bytes,
+            "kv_bytes": self.kv_bytes,
+            "kv_type": self.kv_type,
+            "n_parallel": self.engine.config.n_parallel,
+            "n_batch": self.engine.config.chunk,
+            "backend": self.backend.name,
+            "n_threads": self.backend.n_threads,
+        }
+
+    def close(self) -> None:
+        """Stop generating and give the memory back; requests under way fail."""
+        self.engine.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Stream:
+    """One request's events, for `for` and `async for`; the last is `Finish`. Leaving the loop early: call `cancel`.
+
+    The engine's thread turns tokens into visible text and finds stop strings, so that generation ends with the token
+    that completes one; the reader's thread splits the text into events.
+    """
+
+    def __init__(self, llm: LLM, prompt_ids: list[int], params: SamplingParams, parser: StreamParser | None) -> None:
+        self._engine = llm.engine
+        self._parser = parser
+        self._detokenizer = llm.tokenizer.detokenizer(keep=llm.tool_format.shown_tokens if parser else ())
+        self._stops = StopStrings(params.stop)
+        self._outputs: queue.SimpleQueue[str | Output] = queue.SimpleQueue()
+        self._notify: Callable[[], object] | None = None
+        self._reasoning_tokens = 0
+        self._called_tools = False
+        self.prompt_tokens = len(prompt_ids)
+        self._request = Request(
+            prompt_ids=prompt_ids,
+            params=params,
+            deliver=self._put,
+            stop=self._take,
+            eos_ids=llm.tokenizer.eos_ids,
+        )
+        llm.engine.submit(self._request)
+
+    def cancel(self) -> None:
+        """Stop generating; the place is free within one step, and reading on raises `GenerationError`."""
+        self._engine.cancel(self._request)
+
+    def result(self) -> Completion:
+        """Wait for the end and give the whole.
+
+        Raises:
+            StrideError: generation failed.
+        """
+        deltas: list[Delta] = []
+        for event in self:
+            if isinstance(event, Finish):
+                return Completion(collect(deltas), event.reason, event.usage, event.timings)
+            deltas.append(event)
+        raise AssertionError("a stream ends with Finish or an error")
+
+    # On the engine's thread:
+
+    def _take(self, token_id: int) -> bool:
+        text, ends = self._stops.push(self._detokenizer.push(token_id))
+        self._put(text)
+        return ends
+
+    def _put(self, output: str | Output) -> None:
+        self._outputs.put(output)
+        if self._notify is not None:
+            self._notify()
+
+    # On the reader's thread:
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            for event in self._events(self._outputs.get()):
+                yield event
+                if isinstance(event, Finish):
+                    return
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+        self._notify = lambda: loop.call_soon_threadsafe(arrived.set)
+        try:
+            while True:
+                while self._outputs.empty():
+                    await arrived.wait()
+                    arrived.clear()
+                for event in self._events(self._outputs.get()):
+                    yield event
+                    if isinstance(event, Finish):
+                        return
+        finally:
+            self._notify = None
+
+    def _events(self, output: str | Output) -> Iterator[Event]:
+        match output:
+            case str():
+                self._reasoning_tokens += self._parser is not None and self._parser.in_reasoning
+                yield from self._deltas(output)
+            case Failed(error):
+                raise error
+            case Finished(reason, usage, timings):
+                last = self._stops.push(self._detokenizer.flush())[0] + self._stops.flush()
+                yield from self._deltas(last)
+                if self._parser is not None:
+                    yield from self._noting_tools(self._parser.finish())
+                usage = replace(usage, reasoning_tokens=self._reasoning_tokens)
+                yield Finish("tool_calls" if self._called_tools and reason == "stop" else reason, usage, timings)
+
+    def _deltas(self, text: str) -> Iterator[Delta]:
+        if self._parser is not None:
+            yield from self._noting_tools(self._parser.feed(text))
+        elif text:
+            yield ContentDelta(text)
+
+    def _noting_tools(self, deltas: Sequence[Delta]) -> Sequence[Delta]:
+        self._called_tools = self._called_tools or any(isinstance(delta, ToolCallStart) for delta in deltas)
+        return deltas
+
+
+def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
+    """`SamplingParams` from keywords; None means the default, one stop string may stand alone.
+
+    Raises:
+        RequestError: a field that does not exist, or a value out of range.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    known = SamplingParams.__dataclass_fields__
+    unknown = sorted(given.keys() - known.keys())
+    if unknown:
+        raise RequestError(f"there is no sampling parameter {unknown[0]!r}; there are: {', '.join(known)}")
+    stop = given.pop("stop", ())
+    return SamplingParams(stop=(stop,) if isinstance(stop, str) else tuple(stop), **given)
+
+
+def _resolve(model: str | Path | None) -> Path:
+    if model is None:
+        from stride import demo
+
+        return demo.path()
+    from stride import hub
+
+    return hub.resolve(str(model))
+
+
+def _template(metadata: Metadata, tokenizer: Tokenizer, source: str | None) -> ChatTemplate:
+    """The template given, the file's own, or the architecture's."""
+    if source is None:
+        source = metadata.string("tokenizer.chat_template", default="")
+    if not source:
+        source = builtin("step35" if metadata.string("general.architecture") == "step35" else "chatml")
+    return ChatTemplate(source, tokenizer.bos_token, tokenizer.eos_token, tokenizer.special_tokens)
+
+
+def _check_memory(path: Path, file_bytes: int, kv_bytes: int) -> None:
+    """Refuse before reading what would end in swapping or a kill.
+
+    Raises:
+        StrideError: with what is needed and what there is.
+    """
+    available = psutil.virtual_memory().available
+    needed = int(file_bytes * WEIGHT_OVERHEAD) + kv_bytes + WORKING_BYTES
+    if needed > available:
+        raise StrideError(
+            f"{path} does not fit: {needed / 2**30:.1f} GiB are needed (weights {file_bytes / 2**30:.1f}, "
+            f"keys and values {kv_bytes / 2**30:.2f}), {available / 2**30:.1f} GiB are available; "
+            "a shorter context (-c) or a q8_0 cache needs less, as does a smaller quantisation"
+        )
