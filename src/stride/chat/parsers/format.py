@@ -1,0 +1,82 @@
+"""What a tool-call format is made of, and the calls that one answer makes."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from stride.chat.parsers.source import Parse, Source
+from stride.types import JsonSchema, Tool, ToolCallDelta, ToolCallStart
+
+THINK = ("<think>", "</think>")
+_ALPHANUMERIC = string.ascii_letters + string.digits
+
+
+class Outcome(Enum):
+    """What stood at a marker."""
+
+    TEXT = auto()  # no call; nothing was taken
+    CLOSED = auto()  # a call
+    OPEN = auto()  # a call that was not closed; its closing tags may follow later and are not text
+
+
+class Calls:
+    """Numbers the calls of one answer and knows the tools that may be called."""
+
+    def __init__(self, tools: Sequence[Tool], new_id: Callable[[], str]) -> None:
+        self._tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
+        self._new_id = new_id
+        self._count = 0
+        self.known_only = False  # where a call is unlikely (inside reasoning), only known names make one
+
+    def accepts(self, name: str) -> bool:
+        return name in self._tools or not self.known_only
+
+    def knows(self, name: str) -> bool:
+        return name in self._tools
+
+    def parameters(self, name: str) -> JsonSchema:
+        """The JSON schema of the tool's arguments; {} for an unknown tool."""
+        return self._tools[name].parameters if name in self._tools else {}
+
+    def start(self, name: str) -> ToolCallStart:
+        self._count += 1
+        return ToolCallStart(self._count - 1, self._new_id(), name)
+
+    def arguments(self, text: str) -> ToolCallDelta:
+        """A piece of the arguments of the call that started last."""
+        return ToolCallDelta(self._count - 1, text)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """How a model writes tool calls and reasoning.
+
+    ``markers`` may begin a call anywhere, ``first_markers`` only before any other text. ``call`` parses what stands
+    at a marker. ``separators`` stand inside calls; ``closers`` are the tags that a malformed call may leave behind.
+    ``reasoning``: the tags around it.
+    """
+
+    name: str
+    markers: tuple[str, ...] = ()
+    first_markers: tuple[str, ...] = ()
+    closers: tuple[str, ...] = ()
+    call: Callable[[Source, Calls], Parse[Outcome]] | None = None
+    separators: tuple[str, ...] = ()
+    reasoning: tuple[str, str] | None = None
+
+    @property
+    def shown_tokens(self) -> tuple[str, ...]:
+        """Special tokens that the parser must see: give them to ``Tokenizer.detokenizer(keep=...)``."""
+        return (*self.markers, *self.separators, *self.closers, *(self.reasoning or ()))
+
+    def starts_in_reasoning(self, prompt: str) -> bool:
+        """Whether an answer to this rendered prompt begins inside reasoning."""
+        return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning[0])
+
+
+def new_call_id() -> str:
+    return "call_" + "".join(secrets.choice(_ALPHANUMERIC) for _ in range(24))
