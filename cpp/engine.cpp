@@ -1,0 +1,135 @@
+// Operations on whole rows: embedding, norms, linear maps, routing.
+#include "engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace stride {
+
+namespace {
+
+constexpr int64_t token_block = 64;      // inputs that stay in the second-level cache while tiles go by
+constexpr int64_t item_bytes = 128 << 10;  // of weights, for few tokens: short enough to share out evenly
+constexpr float smallest_weight_sum = 6.103515625e-5f;  // as in llama.cpp: the smallest normal float16
+
+}  // namespace
+
+Engine::Engine(const Kernels& kernels, int n_threads)
+    : kernels_(kernels), pool_(n_threads), scratch_(static_cast<size_t>(n_threads)) {}
+
+int64_t Engine::read(Matrix& matrix, int file, int64_t offset) {
+    const std::lock_guard lock(mutex_);
+    return matrix.read(pool_, file, offset);
+}
+
+void Engine::embed(const Matrix& table, const int32_t* ids, int64_t n, float* out) {
+    const std::lock_guard lock(mutex_);
+    pool_.run(n, [&](int64_t t, int) { table.row(0, ids[t], out + t * table.columns()); });
+}
+
+void Engine::add(float* x, const float* delta, int64_t n, int64_t dim) {
+    const std::lock_guard lock(mutex_);
+    pool_.run(n, [&](int64_t t, int) { kernels_.add(x + t * dim, delta + t * dim, dim); });
+}
+
+void Engine::norm(const float* x, const float* weight, float epsilon, int64_t n, int64_t dim, float* out,
+                  int64_t stride) {
+    const std::lock_guard lock(mutex_);
+    pool_.run(n, [&](int64_t t, int) { kernels_.rms_norm(x + t * dim, weight, dim, epsilon, out + t * stride); });
+}
+
+Engine::Inputs Engine::prepare(const float* x, int64_t n, int64_t columns, bool any_quantized) {
+    Inputs inputs;
+    for (int64_t t = 0; t < n; ++t) inputs.plain.push_back(x + t * columns);
+    if (!any_quantized) return inputs;
+    const int64_t blocks = columns / block_columns;
+    Activation* codes = inputs_.get(n * blocks);
+    for (int64_t t = 0; t < n; ++t) inputs.quantized.push_back(codes + t * blocks);
+    pool_.run(n, [&](int64_t t, int) { kernels_.quantize(x + t * columns, columns, codes + t * blocks); });
+    return inputs;
+}
+
+void Engine::multiply(const Matrix& matrix, int64_t index, int64_t first_tile, int64_t n_tiles,
+                      const void* const* inputs, int64_t n, float* out, int64_t stride) const {
+    const TileKernel kernel = kernels_.tile(matrix.format().type);
+    for (int64_t t = 0; t < n_tiles; ++t)
+        kernel(matrix.tile(index, first_tile + t), matrix.columns(), inputs, n, out + t * tile_rows, stride);
+}
+
+void Engine::linear(const float* x, int64_t n, const std::vector<const Matrix*>& weights,
+                    const std::vector<const float*>& biases, const std::vector<float*>& outs) {
+    const std::lock_guard lock(mutex_);
+    linear_unlocked(x, n, weights, biases, outs);
+}
+
+void Engine::linear_unlocked(const float* x, int64_t n, const std::vector<const Matrix*>& weights,
+                             const std::vector<const float*>& biases, const std::vector<float*>& outs) {
+    const bool any_quantized =
+        std::any_of(weights.begin(), weights.end(), [](const Matrix* w) { return w->format().quantized; });
+    const Inputs inputs = prepare(x, n, weights[0]->columns(), any_quantized);
+
+    struct Item {
+        size_t weight;
+        int64_t first_token, first_tile, n_tiles;
+    };
+    std::vector<Item> items;
+    for (int64_t token = 0; token < n; token += token_block)
+        for (size_t w = 0; w < weights.size(); ++w) {
+            const int64_t tile_bytes = weights[w]->n_bytes() / weights[w]->tiles();
+            const int64_t step = std::clamp<int64_t>(item_bytes / tile_bytes, 1, weights[w]->tiles());
+            for (int64_t tile = 0; tile < weights[w]->tiles(); tile += step)
+                items.push_back({w, token, tile, std::min(step, weights[w]->tiles() - tile)});
+        }
+    for (Scratch& own : scratch_) own.floats.get(token_block * tile_rows);
+
+    pool_.run(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
+        const Item& item = items[static_cast<size_t>(i)];
+        const Matrix& weight = *weights[item.weight];
+        const float* bias = biases[item.weight];
+        const int64_t rows = weight.rows();
+        const int64_t n_tokens = std::min(token_block, n - item.first_token);
+        float* out = outs[item.weight] + item.first_token * rows;
+        float* tile_out = scratch(thread).floats.get(token_block * tile_rows);
+        for (int64_t tile = item.first_tile; tile < item.first_tile + item.n_tiles; ++tile) {
+            multiply(weight, 0, tile, 1, inputs.of(weight) + item.first_token, n_tokens, tile_out, tile_rows);
+            const int64_t first_row = tile * tile_rows, n_rows = std::min<int64_t>(tile_rows, rows - first_row);
+            for (int64_t t = 0; t < n_tokens; ++t) {
+                if (bias != nullptr) kernels_.add(tile_out + t * tile_rows, bias + first_row, n_rows);
+                std::copy_n(tile_out + t * tile_rows, n_rows, out + t * rows + first_row);
+            }
+        }
+    });
+}
+
+void Engine::route(const float* x, int64_t n, const Matrix& router, const float* bias, const RoutingView& routing,
+                   int32_t* ids, float* weights) {
+    const std::lock_guard lock(mutex_);
+    const int64_t n_experts = router.rows();
+    float* scores = partial_.get(n * n_experts);
+    linear_unlocked(x, n, {&router}, {nullptr}, {scores});
+    pool_.run(n, [&](int64_t t, int) {
+        choose(scores + t * n_experts, n_experts, bias, routing, ids + t * routing.top_k, weights + t * routing.top_k);
+    });
+}
+
+void Engine::choose(float* scores, int64_t n_experts, const float* bias, const RoutingView& routing, int32_t* ids,
+                    float* weights) const {
+    (routing.softmax ? kernels_.softmax : kernels_.sigmoid)(scores, n_experts, scores);
+    const auto value = [&](int64_t e) { return bias == nullptr ? scores[e] : scores[e] + bias[e]; };
+    float sum = 0;
+    for (int64_t j = 0; j < routing.top_k; ++j) {
+        int64_t best = -1;
+        for (int64_t e = 0; e < n_experts; ++e) {
+            if (std::find(ids, ids + j, static_cast<int32_t>(e)) != ids + j) continue;
+            // A NaN loses against anything, but is chosen where nothing else is left.
+            if (best < 0 || value(e) > value(best) || (std::isnan(value(best)) && !std::isnan(value(e)))) best = e;
+        }
+        ids[j] = static_cast<int32_t>(best);
+        weights[j] = scores[best];
+        sum += scores[best];
+    }
+    const float divisor = routing.normalize ? std::max(smallest_weight_sum, sum) : 1.0f;
+    for (int64_t j = 0; j < routing.top_k; ++j) weights[j] = weights[j] / divisor * routing.scale;
+}
+
+}  // namespace stride

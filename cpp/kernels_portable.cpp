@@ -1,0 +1,153 @@
+// Plain C++ for every machine: 8 rows a vector, in the vector types that GCC and clang lower to what there is.
+#include "kernels.hpp"
+
+#include "half.hpp"
+
+#define INLINE inline __attribute__((always_inline))
+
+namespace stride {
+namespace portable {
+namespace {
+
+constexpr int lanes = 8;
+constexpr int quantized_tokens = 2;
+constexpr int float_tokens = 2;
+constexpr int attention_queries = 2;
+
+typedef float F __attribute__((vector_size(4 * lanes)));
+typedef int32_t I __attribute__((vector_size(4 * lanes)));
+typedef uint32_t U __attribute__((vector_size(4 * lanes)));
+typedef uint8_t B __attribute__((vector_size(4 * lanes)));
+
+template <class V, class T>
+INLINE V load_vector(const T* p) {
+    V x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return x;
+}
+
+INLINE F broadcast(float x) { return F{} + x; }
+INLINE F zero() { return F{}; }
+INLINE F load(const float* p) { return load_vector<F>(p); }
+INLINE void store(float* p, F x) { __builtin_memcpy(p, &x, sizeof x); }
+INLINE F plus(F a, F b) { return a + b; }
+INLINE F minus(F a, F b) { return a - b; }
+INLINE F mul(F a, F b) { return a * b; }
+INLINE F divide(F a, F b) { return a / b; }
+INLINE F fma(F a, F b, F c) { return a * b + c; }
+INLINE F fnma(F a, F b, F c) { return c - a * b; }
+INLINE F select(I mask, F yes, F no) {
+    return reinterpret_cast<F>((reinterpret_cast<I>(yes) & mask) | (reinterpret_cast<I>(no) & ~mask));
+}
+INLINE F absolute(F x) { return reinterpret_cast<F>(reinterpret_cast<I>(x) & 0x7fffffff); }
+// b where either is NaN
+INLINE F larger(F a, F b) { return select(a > b, a, b); }
+INLINE F smaller(F a, F b) { return select(a < b, a, b); }
+INLINE F select_less(F a, F b, F yes, F no) { return select(a < b, yes, no); }
+INLINE F select_nan(F x, F otherwise) { return select(x == x, otherwise, x); }
+INLINE int clamp_to_page(int64_t n) { return n < 0 ? 0 : n > page_tokens ? page_tokens : static_cast<int>(n); }
+// Lanes whose number, counted from `offset`, is in [begin, end).
+INLINE F select_range(int offset, int64_t begin, int64_t end, F yes, F no) {
+    const I number = I{0, 1, 2, 3, 4, 5, 6, 7} + offset;
+    return select((number >= clamp_to_page(begin)) & (number < clamp_to_page(end)), yes, no);
+}
+// p * 2^n, where n is the integer in the low bits of `shifted`.
+INLINE F times_power_of_two(F p, F shifted) {
+    return reinterpret_cast<F>(reinterpret_cast<U>(p) + (reinterpret_cast<U>(shifted) << 23));
+}
+INLINE float reduce_add(F x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+INLINE float reduce_max(F x) {
+    float max = x[0];
+    for (int i = 1; i < lanes; ++i) max = x[i] > max ? x[i] : max;
+    return max;
+}
+INLINE float first_lane(F x) { return x[0]; }
+
+INLINE F from_half(const uint16_t* p) {
+    F x;
+    for (int i = 0; i < lanes; ++i) x[i] = half_to_float(p[i]);
+    return x;
+}
+INLINE F from_bfloat(const uint16_t* p) {
+    F x;
+    for (int i = 0; i < lanes; ++i) x[i] = bfloat_to_float(p[i]);
+    return x;
+}
+INLINE void store_half(uint16_t* p, F x) {
+    for (int i = 0; i < lanes; ++i) p[i] = float_to_half(x[i]);
+}
+
+INLINE I from_int8(const int8_t* p) {
+    I x;
+    for (int i = 0; i < lanes; ++i) x[i] = p[i];
+    return x;
+}
+INLINE I from_uint8(const uint8_t* p) {
+    I x;
+    for (int i = 0; i < lanes; ++i) x[i] = p[i];
+    return x;
+}
+INLINE F to_float(I x) { return __builtin_convertvector(x, F); }
+INLINE I add_ints(I a, I b) { return a + b; }
+INLINE I mul_ints(I a, I b) { return a * b; }
+// Rounds to int8 codes; gives their sum.
+INLINE int store_codes(int8_t* p, F x) {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits; NaN ends at -127.
+    const F bounded = smaller(larger(x, broadcast(-127.0f)), broadcast(127.0f));
+    const I rounded = reinterpret_cast<I>(bounded + 12582912.0f) - 0x4b400000;
+    int sum = 0;
+    for (int i = 0; i < lanes; ++i) {
+        p[i] = static_cast<int8_t>(rounded[i]);
+        sum += rounded[i];
+    }
+    return sum;
+}
+
+INLINE B load_bytes(const uint8_t* p) { return load_vector<B>(p); }
+INLINE B low_nibbles(B x) { return x & 15; }
+INLINE B high_nibbles(B x) { return x >> 4; }
+INLINE B add_bytes(B x, int n) { return x + static_cast<uint8_t>(n); }
+// Bit i set: byte i is 16.
+INLINE B fifth_bits(const uint8_t* p) {
+    B x;
+    for (int i = 0; i < 4 * lanes; ++i) x[i] = static_cast<uint8_t>((p[i / 8] >> i % 8 & 1) << 4);
+    return x;
+}
+// Bits 2 n, 2 n + 1 of each byte, as bits 4 and 5.
+template <int n>
+INLINE B bit_pairs(B x) {
+    return (x >> 2 * n & 3) << 4;
+}
+INLINE B signed_codes(B plus_128) { return plus_128 ^ 128; }
+INLINE const int8_t* signed_table(const int8_t* values) { return values; }
+INLINE B look_up(const int8_t* table, B index) {
+    B x;
+    for (int i = 0; i < 4 * lanes; ++i) x[i] = static_cast<uint8_t>(table[index[i]]);
+    return x;
+}
+
+// What a block's sum starts from: nothing, as codes have their own sign here.
+template <bool is_signed>
+INLINE I seed(const int32_t*) {
+    return I{};
+}
+// Adds to each row's sum its 4 codes times the 4 activations.
+template <bool is_signed>
+INLINE I dot(I sum, B codes, const int8_t* activations) {
+    // Unsigned codes are below 128: all codes read as int8.
+    for (int row = 0; row < lanes; ++row)
+        for (int k = 0; k < 4; ++k) sum[row] += static_cast<int8_t>(codes[4 * row + k]) * activations[k];
+    return sum;
+}
+
+#include "kernels.inc"
+
+}  // namespace
+}  // namespace portable
+
+const Kernels* kernels_portable() {
+    static constexpr Kernels kernels = portable::table("portable", "portable");
+    return &kernels;
+}
+
+}  // namespace stride

@@ -1,0 +1,74 @@
+#include "matrix.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+
+#include "pack.hpp"
+
+namespace stride {
+
+namespace {
+
+constexpr int64_t staging_bytes = 1 << 20;  // per thread and read
+
+// Bytes read, fewer only at the end of the file; -errno on failure.
+int64_t read_fully(int file, uint8_t* out, int64_t n_bytes, int64_t offset) {
+    int64_t done = 0;
+    while (done < n_bytes) {
+        const ssize_t n = pread(file, out + done, static_cast<size_t>(n_bytes - done), offset + done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return -errno;
+        if (n == 0) break;
+        done += n;
+    }
+    return done;
+}
+
+}  // namespace
+
+Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns)
+    : format_(format),
+      count_(count),
+      rows_(rows),
+      columns_(columns),
+      tiles_((rows + tile_rows - 1) / tile_rows),
+      tile_bytes_(format.tile_bytes(columns)),
+      data_(static_cast<size_t>(n_bytes()), true) {}
+
+void Matrix::pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows) {
+    const int64_t row_bytes = format_.file_row_bytes(columns_);
+    for (int64_t row = 0; row < n; row += tile_rows) {
+        const int n_rows = static_cast<int>(std::min<int64_t>(tile_rows, n - row));
+        uint8_t* tile = data_.data() + (index * tiles_ + (first + row) / tile_rows) * tile_bytes_;
+        pack_tile(format_, rows + row * row_bytes, n_rows, columns_, tile);
+    }
+}
+
+int64_t Matrix::read(ThreadPool& pool, int file, int64_t offset) {
+    const int64_t row_bytes = format_.file_row_bytes(columns_);
+    const int64_t step = std::max<int64_t>(1, staging_bytes / (row_bytes * tile_rows)) * tile_rows;  // rows per read
+    const int64_t steps = (rows_ + step - 1) / step;
+    std::vector<Buffer<uint8_t>> staging(static_cast<size_t>(pool.n_threads()));
+    for (Buffer<uint8_t>& buffer : staging) buffer.get(step * row_bytes);
+    std::atomic<int64_t> result{-1};
+    pool.run(count_ * steps, [&](int64_t item, int thread) {
+        if (result.load() != -1) return;
+        const int64_t index = item / steps, first = item % steps * step;
+        const int64_t n = std::min(step, rows_ - first);
+        uint8_t* rows = staging[static_cast<size_t>(thread)].get(step * row_bytes);
+        const int64_t start = offset + (index * rows_ + first) * row_bytes;
+        const int64_t done = read_fully(file, rows, n * row_bytes, start);
+        if (done == n * row_bytes) pack(index, first, n, rows);
+        else result.store(done < 0 ? done - 1 : start + done);
+    });
+    return result.load();
+}
+
+void Matrix::row(int64_t index, int64_t row, float* out) const {
+    unpack_row(format_, tile(index, row / tile_rows), static_cast<int>(row % tile_rows), columns_, out);
+}
+
+}  // namespace stride

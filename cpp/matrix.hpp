@@ -1,0 +1,41 @@
+// A weight in memory: a matrix, or a stack of them, in the packed layout.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "format.hpp"
+#include "memory.hpp"
+#include "thread_pool.hpp"
+
+namespace stride {
+
+class Matrix {
+public:
+    // columns must be whole blocks of the format.
+    Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns);
+
+    const Format& format() const { return format_; }
+    int64_t count() const { return count_; }
+    int64_t rows() const { return rows_; }
+    int64_t columns() const { return columns_; }
+    int64_t tiles() const { return tiles_; }  // per matrix
+    int64_t n_bytes() const { return count_ * tiles_ * tile_bytes_; }
+    const uint8_t* tile(int64_t index, int64_t t) const { return data_.data() + (index * tiles_ + t) * tile_bytes_; }
+
+    // Reads and packs all rows, from a file, on all threads. Gives -1, or the offset at which the file ended, or
+    // -1 - errno where reading failed (below -1).
+    int64_t read(ThreadPool& pool, int file, int64_t offset);
+
+    // Packs rows `first` .. `first + n` of matrix `index`, which lie in memory as in a file. first is a multiple of 16.
+    void pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows);
+
+    void row(int64_t index, int64_t row, float* out) const;
+
+private:
+    const Format& format_;
+    int64_t count_, rows_, columns_, tiles_, tile_bytes_;
+    Region data_;
+};
+
+}  // namespace stride

@@ -1,0 +1,118 @@
+"""The C++ extension: the operations of `stride.ops.api.Backend` on numpy arrays; sources in ``cpp/``.
+
+Arrays must be C-contiguous, of the stated type and on this machine; ValueError names the argument that is not, or whose
+shape, ids or pages do not fit. UnsupportedError names what this build does not do. Returned arrays are float32 (ids:
+int32) and belong to the caller; their memory is used again once they are gone.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from stride.ops.api import FloatArray, IntArray, KVType
+
+page_tokens: int
+"""Tokens per page of a `KVPool`."""
+
+compiler: str
+"""What built this, with its version."""
+
+class Weight:
+    """A matrix or a stack of matrices in the packed layout of ``cpp/format.hpp``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in], or [experts, out, in]."""
+    @property
+    def n_bytes(self) -> int: ...
+    @property
+    def type_name(self) -> str: ...
+    def pack(self, index: int, first_row: int, rows: npt.NDArray[np.uint8]) -> None:
+        """Fill rows of matrix ``index`` from uint8 [n, bytes of a row]; ``first_row`` is a multiple of 16."""
+
+class KVPool:
+    @property
+    def n_bytes(self) -> int: ...
+
+class Engine:
+    """Threads and kernels of one instruction set. Operations release the GIL and run one at a time."""
+
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    def embed(self, table: Weight, token_ids: IntArray) -> FloatArray: ...
+    def norm(self, x: FloatArray, weight: FloatArray, epsilon: float, delta: FloatArray | None) -> FloatArray: ...
+    def concat_norms(
+        self, a: FloatArray, a_weight: FloatArray, b: FloatArray, b_weight: FloatArray, epsilon: float
+    ) -> FloatArray: ...
+    def linear(
+        self, x: FloatArray, weights: tuple[Weight, ...], biases: tuple[FloatArray | None, ...] | None
+    ) -> list[FloatArray]: ...
+    def ffn(self, x: FloatArray, gate: Weight, up: Weight, down: Weight, limit: float) -> FloatArray: ...
+    def experts(
+        self,
+        x: FloatArray,
+        ids: IntArray,
+        weights: FloatArray,
+        gate: Weight,
+        up: Weight,
+        down: Weight,
+        limit: float,
+        shared_gate: Weight | None,
+        shared_up: Weight | None,
+        shared_down: Weight | None,
+        shared_limit: float,
+    ) -> FloatArray: ...
+    def route(
+        self,
+        x: FloatArray,
+        router: Weight,
+        bias: FloatArray | None,
+        top_k: int,
+        gating: str,
+        normalize: bool,
+        scale: float,
+    ) -> tuple[IntArray, FloatArray]: ...
+    def rope_and_store(
+        self,
+        q: FloatArray,
+        k: FloatArray,
+        v: FloatArray,
+        q_norm: FloatArray | None,
+        k_norm: FloatArray | None,
+        epsilon: float,
+        cos_sin: FloatArray,
+        adjacent: bool,
+        pool: KVPool,
+        page_table: IntArray,
+        positions: IntArray,
+        row_starts: IntArray,
+    ) -> FloatArray:
+        """``cos_sin`` is [n, 2, pairs]: the cosines, then the sines of each token's rotation."""
+    def attention(
+        self,
+        q: FloatArray,
+        pool: KVPool,
+        page_table: IntArray,
+        positions: IntArray,
+        row_starts: IntArray,
+        window: int | None,
+        scale: float,
+        gate: FloatArray | None,
+    ) -> FloatArray: ...
+
+def isas() -> list[str]:
+    """Instruction sets that this build has and this machine runs, the best first."""
+
+def engine(isa: str, threads: int) -> Engine: ...
+def is_native(type: int) -> bool:
+    """Whether a type (GGML's number) has a packed layout."""
+
+def weight(type: int, count: int, rows: int, columns: int) -> Weight: ...
+def kv_pool(n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> KVPool: ...
+def read(engine: Engine, weight: Weight, file: int, offset: int) -> int:
+    """Read and pack a weight from a file descriptor: -1, or the offset at which the file ended too early."""
+
+def rows(x: FloatArray, indices: IntArray) -> FloatArray: ...
+def read_bandwidth(n_bytes: int, threads: int) -> float:
+    """Bytes per second that ``threads`` threads read from ``n_bytes`` of memory; takes about a third of a second."""

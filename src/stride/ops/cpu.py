@@ -1,0 +1,230 @@
+"""The CPU backend: a thin shim over the C++ extension `stride._cpu`, which checks every argument."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from stride import _cpu
+from stride.errors import ModelFileError, UnsupportedError
+from stride.gguf import QuantType, Tensor
+from stride.gguf.quants import dequantize, quantize
+from stride.ops.api import Array, Batch, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
+
+CONVERTED_ROWS = 256
+"""Rows that are converted at once where the extension has no layout for a type; a multiple of 16."""
+
+
+def default_threads() -> int:
+    """Physical cores that this process may run on; ``STRIDE_THREADS`` overrides it.
+
+    Raises:
+        UnsupportedError: ``STRIDE_THREADS`` is not a positive integer.
+    """
+    if "STRIDE_THREADS" in os.environ:
+        text = os.environ["STRIDE_THREADS"]
+        if not text.isdecimal() or int(text) < 1:
+            raise UnsupportedError(f"STRIDE_THREADS is {text!r}, but must be a positive integer")
+        return int(text)
+    if not hasattr(os, "sched_getaffinity"):
+        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    siblings = set()
+    for cpu in cpus:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        siblings.add(path.read_text() if path.exists() else str(cpu))
+    return len(siblings)
+
+
+def choose_isa() -> str:
+    """The best instruction set of this machine; ``STRIDE_ISA`` forces one.
+
+    Raises:
+        UnsupportedError: ``STRIDE_ISA`` names one that this machine or build lacks.
+    """
+    return os.environ.get("STRIDE_ISA") or _cpu.isas()[0]
+
+
+class CpuBackend:
+    """`Backend` on the cores of one machine; see `stride.ops.api.Backend` for what each operation does.
+
+    Args:
+        threads: how many, the caller's included; None for `default_threads`.
+        isa: ``avx512``, ``avx2`` or ``portable``; None for `choose_isa`.
+
+    Attributes:
+        notes: what a person should know about how the model was loaded, such as converted types.
+
+    Raises:
+        UnsupportedError: no such instruction set here.
+    """
+
+    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+        self._engine = _cpu.engine(
+            choose_isa() if isa is None else isa, default_threads() if threads is None else threads
+        )
+        count = self._engine.threads
+        self.name = f"cpu ({self._engine.isa}, {count} thread{'' if count == 1 else 's'})"
+        self.notes: list[str] = []
+        self._converted: set[QuantType] = set()
+        self._batch: Batch | None = None
+        self._rotations: dict[int, tuple[Rope, FloatArray]] = {}
+
+    # --- loading ---
+
+    def weight(self, tensor: Tensor) -> _cpu.Weight:
+        """Pack a tensor while reading it. Types without a layout become Q8_0, or F16 where rows are no whole blocks.
+
+        Raises:
+            ModelFileError: the file ends before the tensor does.
+            UnsupportedError: not a matrix or a stack of matrices.
+        """
+        if len(tensor.shape) not in (2, 3):
+            raise UnsupportedError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, a weight has 2 or 3")
+        *stack, rows, columns = tensor.shape
+        count = stack[0] if stack else 1
+        if not _cpu.is_native(tensor.type):
+            return self._converted_weight(tensor, count, rows, columns)
+        weight = _cpu.weight(tensor.type, count, rows, columns)
+        with open(tensor.path, "rb", buffering=0) as file:
+            end = _cpu.read(self._engine, weight, file.fileno(), tensor.offset)
+        if end >= 0:
+            raise ModelFileError("the file ends here", path=tensor.path, tensor=tensor.name, offset=end)
+        return weight
+
+    def _converted_weight(self, tensor: Tensor, count: int, rows: int, columns: int) -> _cpu.Weight:
+        native = QuantType.Q8_0 if columns % 32 == 0 else QuantType.F16
+        if tensor.type not in self._converted:
+            self._converted.add(tensor.type)
+            self.notes.append(f"{tensor.type.name} has no kernels: such tensors are held as {native.name}")
+        weight = _cpu.weight(native, count, rows, columns)
+        row_bytes = tensor.n_bytes // (count * rows)
+        with open(tensor.path, "rb", buffering=0) as file:
+            for index in range(count):
+                for first in range(0, rows, CONVERTED_ROWS):
+                    n = min(CONVERTED_ROWS, rows - first)
+                    offset = tensor.offset + (index * rows + first) * row_bytes
+                    data = _read_exactly(file.fileno(), n * row_bytes, offset, tensor).reshape(n, row_bytes)
+                    values = dequantize(data, tensor.type).reshape(n, columns)
+                    weight.pack(index, first, quantize(values, native).view(np.uint8).reshape(n, -1))
+        return weight
+
+    def vector(self, tensor: Tensor) -> FloatArray:
+        with open(tensor.path, "rb", buffering=0) as file:
+            data = _read_exactly(file.fileno(), tensor.n_bytes, tensor.offset, tensor)
+        return np.ascontiguousarray(dequantize(data, tensor.type), np.float32).reshape(tensor.shape)
+
+    def kv_pool(self, n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> _cpu.KVPool:
+        return _cpu.kv_pool(n_pages, n_kv_heads, key_dim, value_dim, kind)
+
+    # --- running ---
+
+    def embed(self, table: _cpu.Weight, token_ids: IntArray) -> FloatArray:
+        return self._engine.embed(table, token_ids)
+
+    def norm(self, x: FloatArray, weight: FloatArray, epsilon: float, delta: FloatArray | None = None) -> FloatArray:
+        return self._engine.norm(x, weight, epsilon, delta)
+
+    def linear(
+        self, x: FloatArray, weights: Sequence[_cpu.Weight], biases: Sequence[FloatArray | None] | None = None
+    ) -> list[Array]:
+        return self._engine.linear(x, tuple(weights), None if biases is None else tuple(biases))
+
+    def rope_and_store(
+        self,
+        q: FloatArray,
+        k: FloatArray,
+        v: FloatArray,
+        *,
+        q_norm: FloatArray | None,
+        k_norm: FloatArray | None,
+        epsilon: float,
+        rope: Rope,
+        pool: _cpu.KVPool,
+        page_table: IntArray,
+        batch: Batch,
+    ) -> FloatArray:
+        return self._engine.rope_and_store(
+            q,
+            k,
+            v,
+            q_norm,
+            k_norm,
+            epsilon,
+            self._rotation(rope, batch),
+            rope.pairs == "adjacent",
+            pool,
+            page_table,
+            batch.positions,
+            batch.row_starts,
+        )
+
+    def _rotation(self, rope: Rope, batch: Batch) -> FloatArray:
+        """Cosines and sines [n, 2, pairs]; computed once per step and kind of layer."""
+        if self._batch is not batch:
+            self._batch = batch
+            self._rotations.clear()
+        kept = self._rotations.get(id(rope))
+        if kept is None:
+            angles = np.multiply.outer(batch.positions.astype(np.float64), rope.inverse_frequencies.astype(np.float64))
+            turns = np.stack([np.cos(angles), np.sin(angles)], axis=1) * rope.magnitude
+            # The rope is kept beside its turns, so that its id is not another's while they are here.
+            kept = self._rotations[id(rope)] = (rope, turns.astype(np.float32))
+        return kept[1]
+
+    def attention(
+        self,
+        q: FloatArray,
+        pool: _cpu.KVPool,
+        *,
+        page_table: IntArray,
+        batch: Batch,
+        window: int | None,
+        scale: float,
+        gate: FloatArray | None,
+    ) -> FloatArray:
+        return self._engine.attention(q, pool, page_table, batch.positions, batch.row_starts, window, scale, gate)
+
+    def ffn(self, x: FloatArray, weights: GatedFFN) -> FloatArray:
+        return self._engine.ffn(x, weights.gate, weights.up, weights.down, weights.limit)
+
+    def route(
+        self, x: FloatArray, router: _cpu.Weight, bias: FloatArray | None, routing: Routing
+    ) -> tuple[IntArray, FloatArray]:
+        return self._engine.route(x, router, bias, routing.top_k, routing.gating, routing.normalize, routing.scale)
+
+    def experts(
+        self, x: FloatArray, ids: IntArray, weights: FloatArray, routed: GatedFFN, shared: GatedFFN | None
+    ) -> FloatArray:
+        also = (None, None, None, 0.0) if shared is None else (shared.gate, shared.up, shared.down, shared.limit)
+        return self._engine.experts(x, ids, weights, routed.gate, routed.up, routed.down, routed.limit, *also)
+
+    def concat_norms(
+        self, a: FloatArray, a_weight: FloatArray, b: FloatArray, b_weight: FloatArray, epsilon: float
+    ) -> FloatArray:
+        return self._engine.concat_norms(a, a_weight, b, b_weight, epsilon)
+
+    def rows(self, x: FloatArray, indices: IntArray) -> FloatArray:
+        return _cpu.rows(x, indices)
+
+    def to_host(self, x: FloatArray) -> FloatArray:
+        return x
+
+
+def _read_exactly(file: int, n_bytes: int, offset: int, tensor: Tensor) -> np.ndarray:
+    """uint8 [n_bytes] at ``offset``.
+
+    Raises:
+        ModelFileError: the file ends before.
+    """
+    data = bytearray()
+    while len(data) < n_bytes:
+        part = os.pread(file, n_bytes - len(data), offset + len(data))
+        if not part:
+            raise ModelFileError("the file ends here", path=tensor.path, tensor=tensor.name, offset=offset + len(data))
+        data += part
+    return np.frombuffer(data, np.uint8)
