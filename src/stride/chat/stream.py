@@ -46,11 +46,6 @@ class StreamParser:
         self._last_call_closed = True
         self._steps = self._parse()
 
-    @property
-    def in_reasoning(self) -> bool:
-        """Whether text that comes now is reasoning."""
-        return self.in_reasoning
-
     def feed(self, text: str) -> list[Delta]:
         """What became certain with this piece of text."""
         if not text:
