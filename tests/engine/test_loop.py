@@ -179,6 +179,7 @@ def test_length_ends_the_output(start: Start, new_client: NewClient, max_tokens:
         ([1, 2**70], {}, "prompt"),
         ([1.5], {}, "prompt"),
         ([[1]], {}, "prompt"),
+        ([[1], [2, 3]], {}, "prompt"),
         ([1], {"logit_bias": {97: 1.0}}, "logit_bias"),
     ],
 )

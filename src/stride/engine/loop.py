@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stride.engine.kv import PagedCache
 from stride.engine.request import Failed, Finished, Request, Token
@@ -72,7 +72,7 @@ class Engine:
         self._runner = Runner(model, self._cache, config.kv_type)
         self._scheduler = Scheduler(self._cache, config.chunk)
         self._changed = threading.Condition()  # guards the scheduler and the flags below
-        self._calls: list[Callable[[], None]] = []
+        self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._closing = False
         self._aborting = False
         self._prompt_tokens = 0
@@ -91,7 +91,7 @@ class Engine:
         """
         request.prepare(self.config.n_ctx, self._model.n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
-        request.sampler = Sampler(request.params, request.prompt_ids, self._model.n_vocab, banned)
+        request.sampler = Sampler(request.params, request.token_ids[: request.n_prompt], self._model.n_vocab, banned)
         with self._changed:
             if self._closing:
                 raise GenerationError("the engine is closed")
@@ -123,17 +123,10 @@ class Engine:
             GenerationError: the engine is closed.
         """
         future: Future[T] = Future()
-
-        def call() -> None:
-            try:
-                future.set_result(work())
-            except Exception as error:
-                future.set_exception(error)
-
         with self._changed:
             if self._closing:
                 raise GenerationError("the engine is closed")
-            self._calls.append(call)
+            self._calls.append((future, work))
             self._changed.notify()
         return future.result()
 
@@ -164,6 +157,8 @@ class Engine:
                     self._scheduler.remove(request)
             for request in unfinished:
                 self._deliver(request, Failed(GenerationError("the engine is closed")))
+            for future, _ in self._calls:
+                future.set_exception(GenerationError("the engine is closed"))
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
@@ -174,8 +169,11 @@ class Engine:
                 cancelled = self._scheduler.remove_cancelled()
                 rows = [] if self._aborting else self._scheduler.schedule()
                 closing = self._closing
-            for call in calls:
-                call()
+            for future, work in calls:
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # it is the caller's, whatever it is
+                    future.set_exception(error)
             for request in cancelled:
                 self._deliver(request, Failed(GenerationError("the request was cancelled")))
             if rows or closing:
@@ -190,13 +188,13 @@ class Engine:
         try:
             logits = self._runner.run(rows)
         except Exception as error:
-            _log.exception("a step of %d sequences failed", len(rows))
             failure = error
         if failure is None:
             yield rows, logits
         elif len(rows) == 1:
             self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
         else:
+            _log.warning("a step of %d sequences failed; each runs alone now", len(rows), exc_info=failure)
             failure = None  # lets go of the arrays that its traceback holds
             for row in rows:
                 yield from self._run([row])

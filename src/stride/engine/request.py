@@ -78,7 +78,10 @@ class Request:
             ContextOverflowError: no room for a token after the prompt.
             RequestError: an empty prompt, or a token id that the model does not know.
         """
-        prompt = np.asarray(self.prompt_ids)
+        try:
+            prompt = np.asarray(self.prompt_ids)
+        except ValueError as error:  # nested lists
+            raise RequestError("the prompt must be a flat list of token ids", field="prompt") from error
         if prompt.size == 0:
             raise RequestError("the prompt is empty", field="prompt")
         if prompt.ndim != 1 or prompt.dtype.kind not in "iu" or prompt.min() < 0 or prompt.max() >= n_vocab:

@@ -176,22 +176,30 @@ def top_k(logits: FloatArray, k: float) -> Indices:
 
 def typical_p(logits: FloatArray, p: float) -> Indices:
     """Indices of the locally typical tokens: the shortest prefix, by ``|-log p - entropy|``, of a mass above p."""
-    below_top = np.maximum(logits - logits.max(), np.float32(-200))  # exp(-200) is 0, and 0 * -200 is not NaN
+    # Far below the top a weight is 0 in any case; the bound keeps 0 * -inf, a NaN, out of the mean.
+    below_top = np.maximum(logits - logits.max(), np.float32(-200))
     weights = np.exp(below_top)
     total = weights.sum(dtype=np.float64)
     # With log p = below_top - log total, the entropy is log total - mean(below_top): the logs of total cancel.
-    mean = np.float32(weights @ below_top / total)
-    return _shortest_prefix(np.abs(below_top - mean), weights, p * total, strict=True)
+    mean = float((weights * below_top).sum(dtype=np.float64) / total)
+    # Below twice the mean, tokens come after the likeliest and, the likelier first, after all that are above.
+    near = np.flatnonzero(below_top > min(_negligible(total, p, len(weights)), 2 * mean))
+    distances = np.abs(below_top[near] - np.float32(mean))
+    return near[_shortest_prefix(distances, weights[near], p * total, strict=True)]
 
 
 def top_p(logits: FloatArray, p: float) -> Indices:
     """Indices of the nucleus: the shortest prefix, by probability, of a mass of at least p."""
-    below_top = logits.max() - logits
-    weights = np.exp(-below_top)
+    below_top = logits - logits.max()
+    weights = np.exp(below_top)
     total = weights.sum(dtype=np.float64)
-    # All the weights under this floor together are less than the mass left out, so none of them is in the prefix.
-    near = np.flatnonzero(weights > 0.999 * (1 - p) * total / len(weights))
-    return near[_shortest_prefix(below_top[near], weights[near], p * total)]
+    near = np.flatnonzero(below_top > _negligible(total, p, len(weights)))
+    return near[_shortest_prefix(np.abs(below_top[near]), weights[near], p * total)]
+
+
+def _negligible(total: float, p: float, n: int) -> float:
+    """Log of a weight such that n of this weight are less than the share 1 - p of the total."""
+    return math.log(0.999 * (1 - p) * total / n)
 
 
 def min_p(logits: FloatArray, p: float) -> Indices:
