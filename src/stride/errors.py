@@ -35,6 +35,15 @@ class ModelFileError(StrideError):
         self.offset = offset
 
 
+class ChatTemplateError(StrideError):
+    """A chat template is broken, or takes more time or memory than it may. Names the template's line."""
+
+    def __init__(self, reason: str, *, line: int | None = None) -> None:
+        super().__init__(f"chat template: {reason}" if line is None else f"chat template, line {line}: {reason}")
+        self.reason = reason
+        self.line = line
+
+
 class UnsupportedError(StrideError):
     """The file or request is valid, but asks for something that this build does not do. Names it."""
 
