@@ -49,9 +49,7 @@ def test_stop_strings_at_every_cut(stops: list[str], text: str, shown: str, hit:
     assert run(stops, list(text)) == (shown, hit)
 
 
-@given(
-    stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), pieces=st.lists(st.text("abc", max_size=5))
-)
+@given(stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), pieces=st.lists(st.text("abc", max_size=5)))
 def test_any_cut_gives_what_the_whole_text_gives(stops: list[str], pieces: list[str]) -> None:
     assert run(stops, pieces) == first_to_complete(stops, "".join(pieces))
 

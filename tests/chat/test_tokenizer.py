@@ -54,7 +54,7 @@ def test_special_tokens_count_only_in_trusted_pieces(name: str) -> None:
         [PromptPiece("<|im_start|>", trusted=True), PromptPiece("user\nsay <|im_start|> please", trusted=False)]
     )
     assert ids.count(start) == 1
-    assert ids[0] == start
+    assert ids[tokenizer.add_bos] == start
     assert start not in tokenizer.encode("<|im_start|>")
     assert tokenizer.encode("<|im_start|>", special=True) == [start]
 
@@ -70,7 +70,18 @@ def test_user_defined_tokens_count_everywhere() -> None:
 def test_text_split_into_untrusted_pieces_is_encoded_like_their_sum_after_a_special_token() -> None:
     tokenizer = TOKENIZERS["sentencepiece-prefix"]
     whole = tokenizer.encode("<|im_start|>user", special=True)
-    assert whole == tokenizer.encode_prompt([PromptPiece("<|im_start|>", True), PromptPiece("user", False)])
+    pieces = [PromptPiece("<|im_start|>", True), PromptPiece("user", False)]
+    assert tokenizer.encode_prompt(pieces) == [tokenizer.bos_id, *whole]
+
+
+def test_a_prompt_begins_with_one_bos() -> None:
+    tokenizer = TOKENIZERS["llama-bpe"]
+    assert tokenizer.encode_prompt([PromptPiece("<s>", True), PromptPiece("a", False)])[:2] == [
+        0,
+        *tokenizer.encode("a"),
+    ]
+    assert tokenizer.encode_prompt([PromptPiece("a", False)]) == [0, *tokenizer.encode("a")]
+    assert TOKENIZERS["qwen2"].encode_prompt([PromptPiece("a", False)]) == tokenizer.encode("a")
 
 
 def test_special_tokens_are_decoded_on_demand() -> None:

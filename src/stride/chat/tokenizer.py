@@ -115,10 +115,19 @@ class Tokenizer:
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids of ``text``, without BOS and EOS. ``special``: the names of special tokens mean those tokens."""
-        return self.encode_prompt([PromptPiece(text, trusted=special)])
+        return self._encode([PromptPiece(text, trusted=special)])
 
     def encode_prompt(self, pieces: Sequence[PromptPiece]) -> list[int]:
-        """Token ids of a rendered prompt: only trusted pieces may name special tokens. Adds neither BOS nor EOS."""
+        """Token ids of a rendered prompt: only trusted pieces may name special tokens.
+
+        Begins with one BOS if the model wants it, whether or not the template wrote it.
+        """
+        ids = self._encode(pieces)
+        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def _encode(self, pieces: Sequence[PromptPiece]) -> list[int]:
         ids: list[int] = []
         after_token = True  # SentencePiece models put a space before text that follows no text
         for piece in pieces:
