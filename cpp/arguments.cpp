@@ -20,14 +20,16 @@ void check_range(const int32_t* values, size_t n, const char* name, int64_t end)
                                       .c_str());
 }
 
+std::string text(nb::handle value) { return nb::str(value).c_str(); }
+
 [[noreturn]] void refuse_value(const std::string& message) { throw nb::value_error(message.c_str()); }
 
 }  // namespace
 
 void refuse(const std::string& name, const std::string& wanted, nb::handle got) {
-    std::string given = nb::cast<std::string>(nb::str(got.type().attr("__name__")));
+    std::string given = text(nb::object(got.type().attr("__name__")));
     if (nb::hasattr(got, "dtype") && nb::hasattr(got, "shape"))
-        given = nb::cast<std::string>(nb::str(got.attr("dtype"))) + " " + nb::cast<std::string>(nb::str(got.attr("shape")));
+        given = text(nb::object(got.attr("dtype"))) + " " + text(nb::object(got.attr("shape")));
     refuse_value(name + " must be " + wanted + ", not " + given);
 }
 

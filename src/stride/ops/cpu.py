@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from stride import _cpu
 from stride.errors import ModelFileError, UnsupportedError
@@ -31,7 +30,7 @@ def default_threads() -> int:
             raise UnsupportedError(f"STRIDE_THREADS is {text!r}, but must be a positive integer")
         return int(text)
     if not hasattr(os, "sched_getaffinity"):
-        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        return os.cpu_count() or 1
     cpus = os.sched_getaffinity(0)
     siblings = set()
     for cpu in cpus:
