@@ -31,6 +31,10 @@ DEQUANTIZABLE = frozenset({*PLAIN, QuantType.BF16, *DECODERS})
 QUANTIZABLE = frozenset({*PLAIN, QuantType.BF16, *ENCODERS})
 """Types that `quantize` knows."""
 
+F16_MAX = 65504
+UNBOUNDED = frozenset({*PLAIN, QuantType.BF16}) - {QuantType.F16}
+"""Types without half-precision numbers, which bound the others."""
+
 CHUNK_VALUES = 1 << 20
 """Values that are worked on at a time: bounds the memory of the intermediate arrays."""
 
@@ -70,7 +74,7 @@ def quantize(values: npt.ArrayLike, type: QuantType) -> Bytes:
 
     Raises:
         UnsupportedError: a type that Stride does not write.
-        ValueError: rows that are no whole number of blocks, or, but for plain types, values that are not finite.
+        ValueError: rows that are no whole number of blocks, or values that are too large for the type or not finite.
     """
     if type not in QUANTIZABLE:
         raise UnsupportedError(f"tensors of type {type.label} cannot be written")
@@ -79,13 +83,13 @@ def quantize(values: npt.ArrayLike, type: QuantType) -> Bytes:
     if row_length % type.block_size:
         raise ValueError(f"a row of {row_length} values is no whole number of {type.label} blocks of {type.block_size}")
     shape = (*leading, type.row_bytes(row_length))
+    if type not in UNBOUNDED and not np.abs(array).max(initial=0) <= F16_MAX:
+        raise ValueError(f"{type.label} holds finite values up to ±{F16_MAX} only")
     if type in PLAIN:
         return array.astype(PLAIN[type]).view(np.uint8).reshape(shape)
     flat = array.astype(np.float32, copy=False).reshape(-1, type.block_size)
     if type is QuantType.BF16:
         return _bf16(flat).view(np.uint8).reshape(shape)
-    if not np.isfinite(flat).all():
-        raise ValueError(f"values that are not finite cannot be written as {type.label}")
     blocks = np.zeros(len(flat), LAYOUTS[type])
     step = CHUNK_VALUES // type.block_size
     for start in range(0, len(flat), step):

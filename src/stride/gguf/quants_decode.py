@@ -73,7 +73,8 @@ def _q3_k(b: Blocks) -> Floats:
     high = spread(b["scales"][:, 8:], PAIRS, 3, 4)
     scale = _f32(b["d"]) * (_grouped(low | high << 4, 1) - np.float32(32))
     codes: Integers = spread(b["q"], PAIRS, 3, 32) | spread(b["high"], BITS, 1, 32) << 2
-    return scale * (_grouped(codes, 16) - np.float32(4))
+    values: Floats = scale * (_grouped(codes, 16) - np.float32(4))
+    return values
 
 
 def _q4_k(b: Blocks) -> Floats:

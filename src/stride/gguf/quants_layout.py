@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stride.gguf.arrays import Bytes
+from stride.gguf.arrays import Bytes, Integers
 from stride.gguf.quant_type import QuantType
 
 IQ4_CODEBOOK = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
@@ -50,3 +50,10 @@ def spread(packed: npt.NDArray[np.unsignedinteger], shifts: Iterable[int], mask:
     steps = np.array(list(shifts), packed.dtype)[:, None]
     codes = (packed.reshape(len(packed), -1, 1, run) >> steps) & packed.dtype.type(mask)
     return codes.reshape(len(packed), -1).astype(np.uint8, copy=False)
+
+
+def gather(codes: Integers, shifts: Iterable[int], run: int) -> Integers:
+    """Pack codes as `spread` unpacks them: [n, width * len(shifts)] → [n, width], of the codes' own type."""
+    steps = np.array(list(shifts), codes.dtype)[:, None]
+    shifted = codes.reshape(len(codes), -1, len(steps), run) << steps
+    return np.bitwise_or.reduce(shifted, axis=2).reshape(len(codes), -1)
