@@ -92,8 +92,11 @@ class SpecialTokens:
 
     def pieces(self, text: str) -> list[tuple[str, bool]]:
         """The output as (text, trusted) pieces: special tokens that the template wrote, and all the rest."""
+        escaped = json.dumps(self._marker)[1:-1]  # as ASCII JSON has it
         parts = self._any.split(text)
-        return [(part.replace(self._marker, ""), bool(i % 2)) for i, part in enumerate(parts) if part]
+        return [
+            (part.replace(self._marker, "").replace(escaped, ""), bool(i % 2)) for i, part in enumerate(parts) if part
+        ]
 
     def _mark_text(self, text: str) -> str:
         text = self._any.sub(lambda found: self._between(found[0]), text)
