@@ -157,6 +157,25 @@ def test_a_mask_is_obeyed_and_told(start: Start, new_client: NewClient, model: M
     assert [token % 7 for token in client.tokens] == [i % 7 for i in range(10)]
 
 
+def test_penalties_see_what_was_generated(start: Start, new_client: NewClient) -> None:
+    params = SamplingParams(temperature=0, max_tokens=60, presence_penalty=1000, repeat_last_n=-1)
+    client = new_client([5, 6], params=params)
+    start().submit(client.request)
+    assert len({5, 6, *client.wait().tokens}) == 62
+
+
+def test_a_request_without_logits_shifts_nobody_elses(start: Start, new_client: NewClient, model: Model) -> None:
+    both_submitted = threading.Event()
+    model.before_forward = lambda batch: both_submitted.wait(20)
+    engine = start()
+    first, silent, last = new_client([1]), new_client([2, 3], max_tokens=0), new_client([4, 5])
+    for client in (first, silent, last):  # the last two begin in the same step
+        engine.submit(client.request)
+    both_submitted.set()
+    assert last.wait().tokens == model.greedy([4, 5], 8)
+    assert silent.wait().reason == "length"
+
+
 @pytest.mark.parametrize(("max_tokens", "n_generated"), [(0, 0), (1, 1), (None, 56), (1000, 56)])
 def test_length_ends_the_output(start: Start, new_client: NewClient, max_tokens: int | None, n_generated: int) -> None:
     client = new_client(list(range(97)) * 2 + [1] * 6, params=SamplingParams(temperature=0, max_tokens=max_tokens))

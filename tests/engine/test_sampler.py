@@ -66,6 +66,9 @@ TIES = logs(0.25, 0.25, 0.25, 0.25)
         (P, {"typical_p": 0.71}, [1, 3, 4]),
         (P, {"typical_p": 0.86}, [0, 1, 3, 4]),
         (TIES, {"typical_p": 0.5}, [0, 1, 2]),  # above p: half is not enough
+        # the likeliest is the least typical: entropy 1.332, distances .28 .42 .28 .28
+        (logs(0.2, 0.4, 0.2, 0.2), {"typical_p": 0.1}, [0]),
+        (logs(0.2, 0.4, 0.2, 0.2), {"typical_p": 0.5}, [0, 2, 3]),
         # each filter sees the probabilities of what is left: .571 .429 after top-k
         (P, {"top_k": 2, "top_p": 0.5}, [1]),
         (P, {"top_k": 2, "top_p": 0.6}, [1, 3]),
@@ -150,6 +153,9 @@ def test_the_penalty_window_slides_over_chosen_tokens() -> None:
     chooser = sampler(3, (0, 1), presence_penalty=1.0, repeat_last_n=2)
     chooser.accept(2)
     assert chooser._edit(np.zeros(3, np.float32)).tolist() == [0, -1, -1]
+    chooser = sampler(3, (0,), presence_penalty=1.0, repeat_last_n=2)
+    chooser.accept(2)
+    assert chooser._edit(np.zeros(3, np.float32)).tolist() == [-1, 0, -1]
 
 
 def test_extreme_parameters_stay_finite() -> None:
@@ -193,6 +199,14 @@ def test_logits_that_cannot_be_sampled(
     mask = None if allowed is None else np.array(allowed)
     with pytest.raises(GenerationError, match=message):
         sampler(3, temperature=temperature).sample(np.array(logits, np.float32), mask)
+
+
+@pytest.mark.parametrize("n", [3, 2000])
+def test_a_draw_takes_no_token_of_no_probability(n: int) -> None:
+    logits = np.full(n, -np.inf, np.float32)
+    logits[1:-1] = 0
+    assert sampling.draw(logits, 1.0, 0.0) == 1
+    assert sampling.draw(logits, 1.0, 1 - 2**-53) == n - 2
 
 
 def test_banned_tokens_are_never_chosen() -> None:
