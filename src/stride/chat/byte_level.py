@@ -12,11 +12,14 @@ from stride.chat.pretokenizers import PreTokenizer
 from stride.errors import ModelFileError
 
 
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's bijection: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up."""
+def _byte_of_character() -> dict[int, int]:
+    """GPT-2's bijection, code point to byte: printable Latin-1 is itself, the other 68 bytes are U+0100 and up.
+
+    The code points of those 68 bytes themselves map to a surrogate, so that they are not mistaken for bytes.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+    return {byte: 0xDC00 for byte in others} | {0x100 + i: byte for i, byte in enumerate(others)}
 
 
 _BYTE_OF_CHARACTER = _byte_of_character()
@@ -24,9 +27,10 @@ _BYTE_OF_CHARACTER = _byte_of_character()
 
 def token_text_to_bytes(text: str) -> bytes:
     """The bytes a byte-level token stands for; characters outside the alphabet stand for themselves."""
-    return b"".join(
-        bytes((_BYTE_OF_CHARACTER[char],)) if char in _BYTE_OF_CHARACTER else char.encode() for char in text
-    )
+    try:
+        return text.translate(_BYTE_OF_CHARACTER).encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode() if len(text) == 1 else b"".join(map(token_text_to_bytes, text))
 
 
 class ByteLevelBpe:
