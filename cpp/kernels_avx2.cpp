@@ -81,8 +81,8 @@ INLINE I from_uint8(const uint8_t* p) {
 INLINE F to_float(I x) { return _mm256_cvtepi32_ps(x); }
 INLINE I add_ints(I a, I b) { return _mm256_add_epi32(a, b); }
 INLINE I mul_ints(I a, I b) { return _mm256_mullo_epi32(a, b); }
-// Rounds to int8 codes; gives their sum.
-INLINE int store_codes(int8_t* p, F x) {
+// Rounds values within -127 .. 127 to int8 codes; gives their sum.
+INLINE int store_rounded(int8_t* p, F x) {
     const I rounded = _mm256_cvtps_epi32(x);
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));

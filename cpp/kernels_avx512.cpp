@@ -75,8 +75,8 @@ INLINE I from_uint8(const uint8_t* p) {
 INLINE F to_float(I x) { return _mm512_cvtepi32_ps(x); }
 INLINE I add_ints(I a, I b) { return _mm512_add_epi32(a, b); }
 INLINE I mul_ints(I a, I b) { return _mm512_mullo_epi32(a, b); }
-// Rounds to int8 codes; gives their sum.
-INLINE int store_codes(int8_t* p, F x) {
+// Rounds values within -127 .. 127 to int8 codes; gives their sum.
+INLINE int store_rounded(int8_t* p, F x) {
     const I rounded = _mm512_cvtps_epi32(x);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(rounded));
     return _mm512_reduce_add_epi32(rounded);

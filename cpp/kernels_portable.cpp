@@ -90,11 +90,10 @@ INLINE I from_uint8(const uint8_t* p) {
 INLINE F to_float(I x) { return __builtin_convertvector(x, F); }
 INLINE I add_ints(I a, I b) { return a + b; }
 INLINE I mul_ints(I a, I b) { return a * b; }
-// Rounds to int8 codes; gives their sum.
-INLINE int store_codes(int8_t* p, F x) {
-    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits; NaN ends at -127.
-    const F bounded = smaller(larger(x, broadcast(-127.0f)), broadcast(127.0f));
-    const I rounded = reinterpret_cast<I>(bounded + 12582912.0f) - 0x4b400000;
+// Rounds values within -127 .. 127 to int8 codes; gives their sum.
+INLINE int store_rounded(int8_t* p, F x) {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+    const I rounded = reinterpret_cast<I>(x + 12582912.0f) - 0x4b400000;
     int sum = 0;
     for (int i = 0; i < lanes; ++i) {
         p[i] = static_cast<int8_t>(rounded[i]);
