@@ -66,8 +66,8 @@ class CpuBackend:
         self._engine = _cpu.engine(
             choose_isa() if isa is None else isa, default_threads() if threads is None else threads
         )
-        count = self._engine.threads
-        self.name = f"cpu ({self._engine.isa}, {count} thread{'' if count == 1 else 's'})"
+        self.n_threads: int = self._engine.threads
+        self.name = f"cpu ({self._engine.isa}, {self.n_threads} thread{'' if self.n_threads == 1 else 's'})"
         self.notes: list[str] = []
         self._converted: set[QuantType] = set()
         self._batch: Batch | None = None
