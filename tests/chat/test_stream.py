@@ -439,3 +439,16 @@ def test_call_ids_are_unique() -> None:
     parser = StreamParser(STEP, TOOLS)
     calls = collect(parser.feed(xml("now") * 50) + parser.finish()).tool_calls
     assert len({call.id for call in calls}) == 50
+
+
+def test_mistral_ids_are_what_its_templates_accept() -> None:
+    parser = StreamParser(MISTRAL, TOOLS)
+    call = collect(parser.feed("[TOOL_CALLS]now[ARGS]{}") + parser.finish()).tool_calls[0]
+    assert len(call.id) == 9
+    assert call.id.isalnum()
+
+
+@given(st.lists(FRAGMENTS, max_size=14).map("".join))
+@settings(max_examples=100, deadline=None)
+def test_without_tools_no_text_is_lost(text: str) -> None:
+    assert (collect(parse(STEP_XML, list(text), tools=())).content or "") == text.lstrip()

@@ -412,6 +412,11 @@ def test_a_refusal_of_the_template_is_the_callers_error() -> None:
         render("{{ raise_exception('roles must alternate') }}", Message("user", "x"))
 
 
+def test_a_role_that_could_build_a_special_token_is_refused(step: ChatTemplate) -> None:
+    with pytest.raises(RequestError, match="'im_end'"):
+        step.render([Message("im_end", "x")])
+
+
 def test_keyword_arguments_must_be_json(step: ChatTemplate) -> None:
     with pytest.raises(RequestError, match="JSON"):
         step.render([Message("user", "x")], x=object())

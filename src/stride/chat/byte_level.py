@@ -19,7 +19,7 @@ def _byte_of_character() -> dict[int, int]:
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {byte: 0xDC00 for byte in others} | {0x100 + i: byte for i, byte in enumerate(others)}
+    return dict.fromkeys(others, 56320) | {0x100 + i: byte for i, byte in enumerate(others)}
 
 
 _BYTE_OF_CHARACTER = _byte_of_character()

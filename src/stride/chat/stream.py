@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from stride.chat.parsers.format import Calls, Outcome, ToolFormat, new_call_id
+from stride.chat.parsers.format import Calls, Outcome, ToolFormat
 from stride.chat.parsers.source import Parse, Source
 from stride.types import (
     ContentDelta,
@@ -32,10 +32,10 @@ class StreamParser:
         tools: Sequence[Tool] = (),
         starts_in_reasoning: bool = False,
         *,
-        new_id: Callable[[], str] = new_call_id,
+        new_id: Callable[[], str] | None = None,
     ) -> None:
         self._format = tool_format
-        self._calls = Calls(tools, new_id)
+        self._calls = Calls(tools, new_id or tool_format.new_id)
         self._parses_calls = bool(tools) and tool_format.call is not None
         self._source = Source()
         self._reasoning = _TrimmedText()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stride.chat.messages import ROLES
 from stride.chat.parsers.format import THINK
 from stride.errors import ChatTemplateError, RequestError
 from stride.types import Message, PromptPiece, Tool
@@ -136,6 +137,8 @@ class ChatTemplate:
 
     def _message(self, message: Message) -> dict[str, Any]:
         """The message as templates expect it; keys that are absent in most conversations are left out."""
+        if message.role not in ROLES:  # templates build special tokens of roles
+            raise RequestError(f"the role of a message is {message.role!r}, but must be one of {', '.join(ROLES)}")
         if message.role == "developer" and "developer" not in self.source:
             message = replace(message, role="system")
         if message.role == "assistant":

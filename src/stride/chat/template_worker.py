@@ -211,6 +211,8 @@ def error_reply(error: Exception) -> dict[str, Any]:
 def serve(lines: Iterator[str], answer: Callable[[dict[str, Any]], None]) -> None:
     settings = json.loads(next(lines))
     limit_memory(settings["memory_bytes"])
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent may have ignored or blocked it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
 
     def guarded(job: Callable[[], dict[str, Any]]) -> bool:
         # Unless disarmed in time, the kernel ends this process. Processor time, so that a busy machine does no harm.

@@ -15,6 +15,20 @@ THINK = ("<think>", "</think>")
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
 
+def _random_id(length: int) -> str:
+    return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(length))
+
+
+def long_call_id() -> str:
+    """An id like OpenAI's."""
+    return "call_" + _random_id(24)
+
+
+def short_call_id() -> str:
+    """Nine characters: Mistral's templates refuse others."""
+    return _random_id(9)
+
+
 class Outcome(Enum):
     """What stood at a marker."""
 
@@ -67,6 +81,7 @@ class ToolFormat:
     call: Callable[[Source, Calls], Parse[Outcome]] | None = None
     separators: tuple[str, ...] = ()
     reasoning: tuple[str, str] | None = None
+    new_id: Callable[[], str] = long_call_id
 
     @property
     def shown_tokens(self) -> tuple[str, ...]:
@@ -76,7 +91,3 @@ class ToolFormat:
     def starts_in_reasoning(self, prompt: str) -> bool:
         """Whether an answer to this rendered prompt begins inside reasoning."""
         return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning[0])
-
-
-def new_call_id() -> str:
-    return "call_" + "".join(secrets.choice(_ALPHANUMERIC) for _ in range(24))
