@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, get_args, overload
 
 import psutil
 
 from stride import ops
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
-from stride.chat.stop import StopStrings
 from stride.chat.parsers import detect_format
+from stride.chat.stop import StopStrings
 from stride.chat.stream import StreamParser, collect
 from stride.chat.template import ChatTemplate, builtin
 from stride.chat.tokenizer import Tokenizer
@@ -80,6 +80,10 @@ class LLM:
         chat_template: str | None = None,
         progress: Progress | None = None,
     ) -> None:
+        if kv_type not in get_args(KVType):
+            raise RequestError(
+                f"kv_type is {kv_type!r}, but must be one of {', '.join(get_args(KVType))}", field="kv_type"
+            )
         self.path = _resolve(model)
         self._file = open_gguf(self.path)
         self.config = read_config(self._file)
@@ -104,9 +108,7 @@ class LLM:
     @overload
     def generate(self, prompt: str | Sequence[int], *, stream: Literal[True], **sampling: Any) -> Stream: ...
 
-    def generate(
-        self, prompt: str | Sequence[int], *, stream: bool = False, **sampling: Any
-    ) -> Completion | Stream:
+    def generate(self, prompt: str | Sequence[int], *, stream: bool = False, **sampling: Any) -> Completion | Stream:
         """Continue a text or token ids as they stand; ``sampling`` are the fields of `SamplingParams`.
 
         Raises:

@@ -20,7 +20,9 @@ Model = Annotated[
     ),
 ]
 Context = Annotated[int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context.", min=1)]
-Threads = Annotated[int | None, typer.Option("-t", "--threads", metavar="N", help="Threads. Default: all cores.", min=1)]
+Threads = Annotated[
+    int | None, typer.Option("-t", "--threads", metavar="N", help="Threads. Default: all cores.", min=1)
+]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu or numpy.")]
 CacheType = Annotated[str, typer.Option("--cache-type", help="Keys and values as f32, f16 or q8_0.")]
 MaxTokens = Annotated[int | None, typer.Option("-n", "--n-predict", metavar="N", help="Tokens to generate at most.")]
