@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from stride.chat.pretokenizers import PRE_TOKENIZERS
 from stride.chat.vocabulary import TokenType
 
-N_CONVERSATIONS = 20_000
+N_CONVERSATIONS = 8_000
 PRE_TOKENIZER = "deepseek-v3"
 BOS, EOS, PAD = 0, 1, 2
 FIRST = ("<|begin_of_sentence|>", "<|end_of_sentence|>", "<|pad|>")
