@@ -33,7 +33,8 @@ _IQ4_CODES = np.abs(_HALVES[:, None] + 0.25 - IQ4_CODEBOOK).argmin(axis=1).astyp
 
 def _iq4_codes(scaled: Floats) -> Bytes:
     index = np.floor(2 * np.clip(scaled, -128, 127.5)).astype(np.int16) + np.int16(256)
-    return _IQ4_CODES[index]
+    codes: Bytes = _IQ4_CODES[index]
+    return codes
 
 
 def _iq4_nearest(scaled: Floats) -> Floats:
@@ -175,8 +176,10 @@ def _k_affine(values: Floats, out: Blocks, top: int) -> Bytes:
     scale_codes = np.rint(scales * _inverse(block_scale))
     minimum_codes = np.rint(minima * _inverse(block_minimum))
 
+    nearest = _integers(0, top)
+
     def codes(d: Floats, dmin: Floats) -> Floats:
-        return np.clip(np.rint((groups + dmin * minimum_codes) * _inverse(d * scale_codes)), 0, top)
+        return nearest((groups + dmin * minimum_codes) * _inverse(d * scale_codes))
 
     block_scale, block_minimum = _refit(
         groups, codes(block_scale, block_minimum) * scale_codes, minimum_codes, block_scale, block_minimum

@@ -56,4 +56,5 @@ def gather(codes: Integers, shifts: Iterable[int], run: int) -> Integers:
     """Pack codes as `spread` unpacks them: [n, width * len(shifts)] → [n, width], of the codes' own type."""
     steps = np.array(list(shifts), codes.dtype)[:, None]
     shifted = codes.reshape(len(codes), -1, len(steps), run) << steps
-    return np.bitwise_or.reduce(shifted, axis=2).reshape(len(codes), -1)
+    packed: Integers = np.bitwise_or.reduce(shifted, axis=2).reshape(len(codes), -1)
+    return packed

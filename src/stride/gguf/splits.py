@@ -110,24 +110,19 @@ def _folder_parts(folder: Path, opened: ExitStack) -> list[Part]:
 
 def _models(folder: Path) -> list[Path]:
     """The .gguf files of a folder, by name, without image encoders."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() == ".gguf" and not path.name.lower().startswith("mmproj")
-    )
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise ModelFileError(f"the folder cannot be read: {error.strerror}", path=folder) from error
+    return [p for p in paths if p.suffix.lower() == ".gguf" and not p.name.lower().startswith("mmproj")]
 
 
 def _named_alike(path: Path) -> list[Path]:
     """The parts whose names differ from this one only in their number."""
     named = PART_NAME.fullmatch(path.name)
     assert named is not None
-    alike = (other for other in _models(path.parent) for match in [PART_NAME.fullmatch(other.name)] if match)
-    return [
-        other
-        for other in alike
-        for match in [PART_NAME.fullmatch(other.name)]
-        if match and (match["stem"], match["count"]) == (named["stem"], named["count"])
-    ]
+    names = {part_name(named["stem"], index, int(named["count"])).lower() for index in range(int(named["count"]))}
+    return [other for other in _models(path.parent) if other.name.lower() in names]
 
 
 def _same_split(part: Part, other: Part) -> bool:
