@@ -1,0 +1,67 @@
+"""How numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from stride.bench.statistics import Summary
+
+NONE = "—"
+
+
+def rate(value: float | None) -> str:
+    """Tokens per second: three significant digits, at most one decimal below a thousand."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, or milliseconds below one."""
+    if value is None:
+        return NONE
+    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
+
+
+def size(value: float | None) -> str:
+    """Bytes in binary units."""
+    if value is None:
+        return NONE
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def count(value: float | None) -> str:
+    return NONE if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f}%"
+
+
+def interval(summary: Summary | None, write: Callable[[float], str]) -> str:
+    """A bootstrap interval; a single repeat has none."""
+    if summary is None or summary.n < 2:
+        return NONE
+    low, high = write(summary.low), write(summary.high)
+    return low if low == high else f"{low} to {high}"
+
+
+def span(values: Sequence[float], write: Callable[[float], str]) -> str:
+    """The range of some values: 76-352, as the post writes it."""
+    if not values:
+        return NONE
+    low, high = write(min(values)), write(max(values))
+    return low if low == high else f"{low}–{high}"
+
+
+def of(part: int, whole: int) -> str:
+    return f"{part} of {whole}"
+
+
+def join(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)

@@ -1,0 +1,215 @@
+"""What the figures say in words: sentences that follow from the data by rule, and say nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stride.bench import figures as fig
+from stride.bench.blocks import plain
+from stride.bench.graders.coding import CHECKS
+from stride.bench.measure import Results, Run, TargetResult
+from stride.bench.statistics import Summary, summarize
+from stride.bench.tasks import CODING, SPEED, TOOL_CALLS
+
+STEADY = 0.05
+AGREEMENT = 0.05
+FOOTPRINT = 0.03
+FEW_REPEATS = 5
+STAND_IN = re.compile(r"untrained|seeded|random weights|synthetic|stride demo", re.I)
+
+
+def stand_in(target: TargetResult) -> str | None:
+    """What a model's file says of itself, if it says that its answers cannot mean much."""
+    if target.file is None:
+        return None
+    said = f"{target.file.name}: {target.file.description}".strip(": ")
+    return said if STAND_IN.search(said) else None
+
+
+def figure(target: TargetResult, task: str, name: str) -> Summary | None:
+    """Summary of one figure of `Run` over a task's counted runs."""
+    return summarize(target.values(task, name))
+
+
+def time_figure(target: TargetResult, task: str, name: str) -> Summary | None:
+    """Summary of one of the client's `Times`."""
+    times = (getattr(run.reply.times, name) for run in target.counted(task))
+    return summarize([value for value in times if value is not None])
+
+
+def prompt_rates(target: TargetResult, tasks: Results) -> tuple[list[float], str]:
+    """Median prompt tok/s of each task, and whose figure it is: the server's, or the client's where there is none."""
+    for name, source in (("server_prompt_rate", "server"), ("prompt_rate", "client")):
+        medians = [found.median for task in tasks.tasks if (found := figure(target, task.name, name))]
+        if medians:
+            return medians, source
+    return [], "client"
+
+
+def generation_rate(target: TargetResult) -> float | None:
+    """Median tok/s at the client in the speed test, as the post's table has it."""
+    found = figure(target, SPEED.name, "decode_rate")
+    return found.median if found else None
+
+
+def coding_score(target: TargetResult) -> str:
+    """Median number of checks that passed."""
+    grades = [run.grade for run in target.counted(CODING.name) if run.grade]
+    found = summarize([float(grade.n_passed) for grade in grades])
+    return fig.NONE if found is None else f"{fig.count(found.median)} of {len(CHECKS)}"
+
+
+def tool_outcomes(target: TargetResult) -> Counter[str]:
+    return Counter(run.grade.outcome for run in target.counted(TOOL_CALLS.name) if run.grade)
+
+
+def tool_score(target: TargetResult) -> str:
+    """How often both calls came back."""
+    outcomes = tool_outcomes(target)
+    if not outcomes:
+        return fig.NONE
+    partial = f", {outcomes['partial']} partial" if outcomes["partial"] else ""
+    return f"{fig.of(outcomes['pass'], outcomes.total())} passed{partial}"
+
+
+def headline(target: TargetResult, results: Results) -> str:
+    """One target in one sentence."""
+    name = f"**{plain(target.label)}**"
+    if target.error is not None:
+        return f"{name} could not be measured: {plain(target.error)}"
+    if not target.measured:
+        return f"{name} was not measured: {plain(_first_fault(target) or 'no run was finished')}"
+    rates, source = prompt_rates(target, results)
+    parts = [
+        f"**{fig.rate(generation_rate(target))} tok/s** generation",
+        f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)",
+        f"coding {coding_score(target)} static checks",
+        f"tool calls {tool_score(target)}",
+    ]
+    if target.memory is not None:
+        parts.append(f"{fig.size(target.memory.footprint)} of memory")
+    return f"{name}: {', '.join(parts)}."
+
+
+def works(results: Results) -> Iterator[str]:
+    """What the data speaks well of."""
+    for target in results.targets:
+        name, counted = plain(target.label), [run for run in target.runs if run.counted]
+        attempted = sum(run.repeat > 0 for run in target.runs)
+        if counted and len(counted) == attempted:
+            yield f"**Every run counts.** {name}: {len(counted)} requests, none failed."
+        speed = figure(target, SPEED.name, "decode_rate")
+        if speed and speed.variation is not None and speed.variation <= STEADY:
+            yield (
+                f"**Steady generation.** {name}: {fig.rate(speed.median)} tok/s, varying by "
+                f"{fig.percent(speed.variation)} over {speed.n} repeats."
+            )
+        gap = disagreement(target)
+        if gap is not None and abs(gap) <= AGREEMENT:
+            yield f"**Client and server agree** on {name}'s generation speed within {fig.percent(abs(gap))}."
+        outcomes = tool_outcomes(target)
+        if outcomes and outcomes["pass"] == outcomes.total():
+            yield f"**Parallel tool calls.** {name}: both calls, with valid arguments, in every run."
+        reasoned = sum(bool(run.reply.answer.reasoning) for run in counted)
+        if reasoned:
+            yield f"**Reasoning apart from the answer.** {name}: in {fig.of(reasoned, len(counted))} runs."
+        if target.memory is not None and target.file is not None and target.kv_bytes is not None:
+            planned = target.file.n_bytes + target.kv_bytes
+            excess = target.memory.footprint / planned - 1
+            if excess <= FOOTPRINT:
+                yield (
+                    f"**Memory as planned.** {name}: {fig.size(target.memory.footprint)} against "
+                    f"{fig.size(planned)} of file and KV cache."
+                )
+
+
+def limitations(results: Results, machine: Mapping[str, Any]) -> Iterator[str]:
+    """What the data warns of."""
+    if results.interrupted:
+        yield "**Interrupted.** The measurement was stopped early; the figures come from the runs that were over."
+    for target in results.targets:
+        yield from _target_limitations(target)
+    if results.repeats < FEW_REPEATS:
+        yield f"**Few repeats.** Medians of {results.repeats} repeats; their intervals are rough."
+    if len(results.targets) > 1 and not results.interleaved:
+        yield "**One after another.** The models did not fit in memory together, so they did not take turns."
+    load, cores = machine["load_average"][0], machine["cores_usable"]
+    if load > cores / 2:
+        yield f"**Busy machine.** The load average was {load:.1f} on {cores} cores before the first request."
+    if machine["power"] == "battery":
+        yield "**On battery.** The machine may have slowed itself down."
+    yield "**Static judgement.** The code was not executed: its checks read the syntax tree."
+
+
+def _target_limitations(target: TargetResult) -> Iterator[str]:
+    name = plain(target.label)
+    if target.error is not None:
+        yield f"**Not measured.** {name}: {plain(target.error)}"
+        return
+    said = stand_in(target)
+    if said:
+        yield f"**Answers that mean nothing.** {name} is a stand-in; its file says: {plain(said)}"
+    faults = Counter(run.fault for run in target.runs if run.fault)
+    for fault, times in faults.items():
+        yield f"**Failed runs.** {name}: {times} of {len(target.runs)}: {plain(fault)}"
+    for task in (SPEED, CODING, TOOL_CALLS):
+        found = figure(target, task.name, "decode_rate")
+        if found and found.drift is not None:
+            yield f"**Drift.** {name}, {task.title.lower()}: {fig.percent(found.drift)} from first repeat to last."
+        elif found and found.variation is not None and found.variation > STEADY:
+            yield f"**Unsteady.** {name}, {task.title.lower()}: the speed varies by {fig.percent(found.variation)}."
+    gap = disagreement(target)
+    if gap is not None and abs(gap) > AGREEMENT:
+        yield f"**Client and server disagree** on {name}'s generation speed by {fig.percent(abs(gap))}."
+    coding = target.counted(CODING.name)
+    cut = sum(run.reply.answer.finish_reason == "length" for run in coding)
+    if cut:
+        yield f"**Cut off.** {name}: {fig.of(cut, len(coding))} coding answers reached the token limit."
+    missed = _usually_missed(coding)
+    if missed:
+        yield f"**Coding checks missed.** {name}: {plain(fig.join(missed))}."
+    outcomes = tool_outcomes(target)
+    if outcomes["partial"] or outcomes["fail"]:
+        yield f"**Tool calls incomplete.** {name}: {tool_score(target)}."
+
+
+def verdict(results: Results) -> Iterator[str]:
+    """The same for each target: how long the post's coding answer takes, and what was right."""
+    for target in results.targets:
+        found = figure(target, CODING.name, "decode_rate") or figure(target, SPEED.name, "decode_rate")
+        if found is None:
+            continue
+        text = (
+            f"**{plain(target.label)}**: at {fig.rate(found.median)} tok/s, 2,000 tokens take "
+            f"{fig.seconds(2000 / found.median)}. "
+        )
+        if stand_in(target):
+            yield text + "Its answers are not judged: the weights are a stand-in, only speed and memory are real."
+            continue
+        yield text + (f"Coding: {coding_score(target)} static checks in the median. Tool calls: {tool_score(target)}.")
+    ranked = sorted(
+        ((rate, target.label) for target in results.targets if (rate := generation_rate(target)) is not None),
+        reverse=True,
+    )
+    if len(ranked) > 1:
+        (best, first), (worst, last) = ranked[0], ranked[-1]
+        yield f"Fastest to slowest generation: {plain(first)} is {best / worst:.2f}× as fast as {plain(last)}."
+
+
+def disagreement(target: TargetResult) -> float | None:
+    """Client's over server's generation rate in the speed test, less one."""
+    client, server = (figure(target, SPEED.name, name) for name in ("decode_rate", "server_decode_rate"))
+    return client.median / server.median - 1 if client and server else None
+
+
+def _usually_missed(runs: list[Run]) -> list[str]:
+    """Checks that failed in more than half of the runs."""
+    failed = Counter(check.name for run in runs if run.grade for check in run.grade.checks if not check.passed)
+    return [name for name in CHECKS if 2 * failed[name] > len(runs)]
+
+
+def _first_fault(target: TargetResult) -> str | None:
+    return next((run.fault for run in target.runs if run.fault), None)

@@ -1,0 +1,77 @@
+"""Medians with bootstrap intervals, variation and drift, from few repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+DRIFT_REPEATS = 4
+"""Fewer repeats than this fall in order by chance too often to call it drift."""
+DRIFT_CHANGE = 0.05
+DRIFT_CORRELATION = 0.9
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of ``n`` repeats: their median, its interval, the coefficient of variation (None for one repeat).
+
+    ``drift`` is the relative change from first repeat to last along a straight line, where the repeats follow their
+    order so closely that they do not measure one thing; otherwise None.
+    """
+
+    n: int
+    median: float
+    low: float
+    high: float
+    variation: float | None
+    drift: float | None
+
+
+def summarize(values: Sequence[float]) -> Summary | None:
+    """Summary of repeats in the order they were measured; None of none."""
+    if not values:
+        return None
+    array = np.asarray(values, np.float64)
+    low, high = _interval(_medians(array, seed=0))
+    mean = float(array.mean())
+    variation = float(array.std(ddof=1)) / mean if array.size > 1 and mean else None
+    return Summary(array.size, float(np.median(array)), low, high, variation, _drift(array))
+
+
+def ratio(values: Sequence[float], reference: Sequence[float]) -> Summary | None:
+    """Summary of the median of ``values`` over that of ``reference``; None where one is empty."""
+    if not values or not reference:
+        return None
+    above, below = np.asarray(values, np.float64), np.asarray(reference, np.float64)
+    low, high = _interval(_medians(above, seed=0) / _medians(below, seed=1))
+    return Summary(min(above.size, below.size), float(np.median(above) / np.median(below)), low, high, None, None)
+
+
+def _medians(values: FloatArray, seed: int) -> FloatArray:
+    """Medians of resamples with replacement: float64 [RESAMPLES]."""
+    rng = np.random.default_rng(seed)
+    medians: FloatArray = np.median(rng.choice(values, (RESAMPLES, values.size)), axis=1)
+    return medians
+
+
+def _interval(estimates: FloatArray) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _drift(values: FloatArray) -> float | None:
+    if values.size < DRIFT_REPEATS or np.ptp(values) == 0:
+        return None
+    order = np.arange(values.size)
+    correlation = float(np.corrcoef(order, values)[0, 1])
+    slope = float(np.polyfit(order, values, 1)[0])
+    change = slope * (values.size - 1) / float(np.median(values))
+    return change if abs(correlation) >= DRIFT_CORRELATION and abs(change) > DRIFT_CHANGE else None
