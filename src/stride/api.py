@@ -36,6 +36,7 @@ from stride.types import (
     Finish,
     Message,
     SamplingParams,
+    Timings,
     Tool,
     ToolCallStart,
 )
@@ -185,7 +186,7 @@ class LLM:
         return self.template.render([as_message(m) for m in messages], offered, **kwargs).text
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens written in it are recognised. Starts with BOS where the model wants it."""
+        """Token ids of a text, in which special tokens are recognised; BOS first where the model wants it."""
         ids = self.tokenizer.encode(text, special=True)
         bos = self.tokenizer.bos_id
         if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
@@ -285,6 +286,11 @@ class Stream:
     def cancel(self) -> None:
         """Stop generating; the place is free within one step, and reading on raises `GenerationError`."""
         self._engine.cancel(self._request)
+
+    @property
+    def timings(self) -> Timings:
+        """Counts and times so far; meaningful once the first event has come."""
+        return self._request.finished("stop").timings
 
     def result(self) -> Completion:
         """Wait for the end and give the whole.
