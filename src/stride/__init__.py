@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "SamplingParams", "__version__"]
+
+_HOMES = {"LLM": "stride.api", "SamplingParams": "stride.types"}
 
 if TYPE_CHECKING:
     from stride.api import LLM
@@ -14,12 +17,6 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Import lazily: ``stride --help`` and ``import stride`` stay fast."""
-    if name == "LLM":
-        from stride.api import LLM
-
-        return LLM
-    if name == "SamplingParams":
-        from stride.types import SamplingParams
-
-        return SamplingParams
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'stride' has no attribute {name!r}")

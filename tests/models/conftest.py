@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
-
-import gguf
 
 N_VOCAB, N_EMBD, HEAD_DIM, N_EXPERTS = 40, 64, 32, 5
 

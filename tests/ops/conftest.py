@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
-import gguf
 from stride.gguf import QuantType, Tensor, open_gguf
 from stride.ops.api import PAGE_TOKENS, Batch
 

@@ -6,7 +6,6 @@ import importlib
 import sys
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -27,17 +26,17 @@ COMMANDS = {
 class LazyGroup(TyperGroup):
     """Lists all commands without importing them; imports ``stride.cli.NAME`` when NAME is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        wants_list = "--help" in sys.argv[1:2] or not sys.argv[1:]
-        if wants_list:
-            return click.Command(cmd_name, help=COMMANDS[cmd_name])
-        module = importlib.import_module(f"stride.cli.{cmd_name}")
         app = typer.Typer(add_completion=False)
+        if "--help" in sys.argv[1:2] or not sys.argv[1:]:
+            app.command(cmd_name, help=COMMANDS[cmd_name])(_root)
+            return typer.main.get_command(app)
+        module = importlib.import_module(f"stride.cli.{cmd_name}")
         app.command(cmd_name, help=module.__doc__, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
             module.command
         )

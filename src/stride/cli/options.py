@@ -16,7 +16,7 @@ Model = Annotated[
         "-m",
         "--model",
         metavar="MODEL",
-        help="GGUF file, any part of a split one, its folder, or a pulled repository. Default: the embedded demo model.",
+        help="GGUF file, any part of a split one, its folder, or a pulled repository. Default: the demo model.",
     ),
 ]
 Context = Annotated[int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context.", min=1)]
@@ -38,7 +38,7 @@ Seed = Annotated[int | None, typer.Option("-s", "--seed", help="Makes sampling r
 
 
 def load(model: str | None, **arguments: Any) -> LLM:
-    """`LLM` with a progress bar on stderr while weights are read (only in a terminal, only when it takes a while)."""
+    """`LLM`, with a progress bar on stderr while weights are read (in a terminal)."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -65,7 +65,8 @@ def load(model: str | None, **arguments: Any) -> LLM:
 def print_timings(timings: Any) -> None:
     """One line on stderr: prompt and generation counts and rates."""
     print(
-        f"\nprompt {timings.prompt_n} tokens in {timings.prompt_ms / 1e3:.2f} s ({timings.prompt_per_second:.1f} tok/s), "
+        f"\nprompt {timings.prompt_n} tokens in {timings.prompt_ms / 1e3:.2f} s "
+        f"({timings.prompt_per_second:.1f} tok/s), "
         f"generated {timings.predicted_n} in {timings.predicted_ms / 1e3:.2f} s "
         f"({timings.predicted_per_second:.1f} tok/s)",
         file=sys.stderr,

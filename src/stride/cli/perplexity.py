@@ -50,5 +50,7 @@ def command(
             losses.append(log_sum - logits[np.arange(len(targets)), targets])
         loss = np.concatenate(losses)
         perplexity = math.exp(loss.mean())
-        error = perplexity * loss.std(ddof=1) / math.sqrt(len(loss))
-        print(f"perplexity {perplexity:.4f} ± {error:.4f} ({len(loss)} tokens in {n_windows} windows of {ctx_size})")
+        uncertainty = perplexity * loss.std(ddof=1) / math.sqrt(len(loss))
+        print(
+            f"perplexity {perplexity:.4f} ± {uncertainty:.4f} ({len(loss)} tokens in {n_windows} windows of {ctx_size})"
+        )

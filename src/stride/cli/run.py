@@ -6,7 +6,7 @@ The prompt is continued as it stands; with --chat it becomes a user's message in
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,7 +36,7 @@ def command(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end-of-turn token.")] = False,
 ) -> None:
     text = sys.stdin.read() if prompt == "-" else prompt
-    sampling = {
+    sampling: dict[str, Any] = {
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,

@@ -41,7 +41,7 @@ def _yarn(frequencies: npt.NDArray[np.float64], config: RopeConfig, yarn: YarnSc
     low = max(0.0, math.floor(pair_that_turns(yarn.beta_fast)))
     high = min(config.dims - 1.0, math.ceil(pair_that_turns(yarn.beta_slow)))
     ramp = np.clip((np.arange(len(frequencies)) - low) / max(0.001, high - low), 0, 1)
-    return frequencies / yarn.factor * ramp + frequencies * (1 - ramp)
+    return np.asarray(frequencies / yarn.factor * ramp + frequencies * (1 - ramp))
 
 
 def llama3_factors(

@@ -54,17 +54,17 @@ class NumpyKVPool:
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:
-    return (np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))).astype(np.float32)
+    return np.asarray(0.5 * (np.tanh(0.5 * x) + 1), np.float32)
 
 
 def _softmax(x: FloatArray) -> FloatArray:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
 def _rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:
     mean_square = np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True)
-    return (x / np.sqrt(mean_square + epsilon) * weight).astype(np.float32)
+    return np.asarray(x / np.sqrt(mean_square + epsilon) * weight, np.float32)
 
 
 def _rotate(x: FloatArray, positions: IntArray, rope: Rope) -> FloatArray:
@@ -86,8 +86,8 @@ def _rotate(x: FloatArray, positions: IntArray, rope: Rope) -> FloatArray:
 def _swiglu(gate: FloatArray, up: FloatArray, limit: float) -> FloatArray:
     activated = gate * _sigmoid(gate)
     if limit > 0:
-        return np.minimum(activated, np.float32(limit)) * np.clip(up, np.float32(-limit), np.float32(limit))
-    return activated * up
+        return np.asarray(np.minimum(activated, limit) * np.clip(up, -limit, limit), np.float32)
+    return np.asarray(activated * up)
 
 
 def _as_stored(x: FloatArray, kind: KVType) -> FloatArray:
@@ -198,11 +198,11 @@ class NumpyBackend:
                 out[i] = np.einsum("ght,tgd->ghd", _softmax(scores), values)
         if gate is not None:
             out *= _sigmoid(gate).reshape(n, n_kv_heads, -1, 1)
-        return out.reshape(n, -1)
+        return np.asarray(out.reshape(n, -1))
 
     def ffn(self, x: FloatArray, weights: GatedFFN) -> FloatArray:
         gate, up = self.linear(x, (weights.gate, weights.up))
-        return self.linear(_swiglu(gate, up, weights.limit), (weights.down,))[0]
+        return np.asarray(self.linear(_swiglu(gate, up, weights.limit), (weights.down,))[0])
 
     def route(
         self, x: FloatArray, router: NumpyWeight, bias: FloatArray | None, routing: Routing
