@@ -50,7 +50,7 @@ def rates_chart(results: Results, figures: Sequence[str], title: str) -> str | N
     labels = [target.label for target in results.targets]
     several = len(labels) > 1
     base = alt.Chart({"values": values}).encode(
-        x=alt.X("rate:Q", title=title, scale=alt.Scale(zero=True, nice=True)),
+        x=alt.X("rate:Q", title=title, scale=alt.Scale(zero=True, nice=True), axis=alt.Axis(tickCount=5)),
         y=alt.Y("test:N", title=None, sort=[task.title for task in results.tasks]),
         color=_color("target", labels),
     )
@@ -110,6 +110,7 @@ def _svg(chart: Any) -> str:
             labelFontSize=13,
             titleFontSize=13,
             titleFontWeight="normal",
+            labelFlush=False,
         )
         .configure_legend(labelColor=ink, labelFontSize=13)
         .configure_view(stroke=None)

@@ -84,7 +84,8 @@ Verdict = tuple[bool, str]
 def grade_code(answer: Answer) -> Grade:
     """Every check of `CHECKS`; all is a pass, at least half is partial."""
     project = read_project(answer.content)
-    checks = tuple(Check(name, *look(project)) for name, look in CHECKS.items())
+    looks = CHECKS if project.trees else dict.fromkeys(CHECKS, _nothing)
+    checks = tuple(Check(name, *look(project)) for name, look in looks.items())
     passed = sum(check.passed for check in checks)
     outcome: Outcome = "pass" if passed == len(checks) else "partial" if 2 * passed >= len(checks) else "fail"
     return Grade(outcome, f"{passed} of {len(checks)} static checks", checks)
@@ -143,14 +144,16 @@ def _where(name: str, node: ast.AST) -> str:
 # --- The checks ---------------------------------------------------------------------------------
 
 
+def _nothing(project: Project) -> Verdict:
+    return False, "; ".join(project.syntax_errors) or "no Python file in the answer"
+
+
 def _extracted(project: Project) -> Verdict:
-    python = [name for name in project.files if name.endswith(".py")]
-    return bool(python), ", ".join(project.files) or "no fenced code in the answer"
+    return True, ", ".join(project.files)
 
 
 def _parses(project: Project) -> Verdict:
-    good = bool(project.trees) and not project.syntax_errors
-    return good, "; ".join(project.syntax_errors) or (f"{len(project.trees)} files parse" if good else "no Python")
+    return not project.syntax_errors, "; ".join(project.syntax_errors) or ", ".join(project.trees)
 
 
 def _imports_fastapi(project: Project) -> Verdict:
@@ -168,7 +171,7 @@ def _known_imports(project: Project) -> Verdict:
     own = {part.removesuffix(".py") for name in project.files for part in name.split("/")}
     known = own | KNOWN_PACKAGES | sys.stdlib_module_names
     unknown = [f"{module} ({where})" for module, where in project.imports().items() if module not in known]
-    return bool(project.trees) and not unknown, ", ".join(unknown) or "all imports are known or the answer's own"
+    return not unknown, ", ".join(unknown) or "all imports are known or the answer's own"
 
 
 def _route(methods: tuple[str, ...], takes_id: bool) -> Callable[[Project], Verdict]:
@@ -246,7 +249,7 @@ def _pydantic_v2(project: Project) -> Verdict:
                     found.append(f"{DEPRECATED_PYDANTIC[called]} at {_where(name, node)}")
             case ast.Name(id="orm_mode", ctx=ast.Store()):
                 found.append(f"orm_mode (Pydantic v1) at {_where(name, node)}")
-    return bool(project.trees) and not found, ", ".join(found) or "no call of Pydantic v1"
+    return not found, ", ".join(found) or "no call of Pydantic v1"
 
 
 def _nothing_deprecated(project: Project) -> Verdict:
@@ -265,7 +268,7 @@ def _nothing_deprecated(project: Project) -> Verdict:
                 found.append(f"on_event (use lifespan) at {_where(name, node)}")
             case ast.Attribute(value=ast.Name(id="datetime"), attr="utcnow"):
                 found.append(f"datetime.utcnow at {_where(name, node)}")
-    return bool(project.trees) and not found, ", ".join(found) or "nothing deprecated that these checks know"
+    return not found, ", ".join(found) or "nothing deprecated that these checks know"
 
 
 def _pinned(project: Project) -> Verdict:
@@ -284,7 +287,9 @@ def _documented(project: Project) -> Verdict:
     if table:
         return True, "a table of endpoints in the answer"
     bare = [str(route) for route in project.routes if not route.documented]
-    return bool(project.routes) and not bare, ("no description: " + ", ".join(bare)) if bare else "every handler"
+    if bare or not project.routes:
+        return False, "no description: " + ", ".join(bare) if bare else "there are no endpoints"
+    return True, "every handler has a description"
 
 
 CHECKS: Mapping[str, Callable[[Project], Verdict]] = {
