@@ -109,9 +109,12 @@ def cases() -> Iterator[Case]:
     )
     yield Case(
         "step35-one-draft",
-        "one draft head, which uses the trunk's embedding, final norm and output",
-        step35(4, "fsss", (4, 6), n_draft=1, window=7, n_experts=6, top_k=2),
-    )
+        "one draft head, which uses the trunk's embedding, final norm and output; keys that converters leave out",
+        step35(
+            4, "fsss", (4, 6), n_draft=1, window=7, n_experts=6, top_k=2,
+            metadata={"rope.dimension_count": None, "expert_gating_func": None},
+        ),
+    )  # fmt: skip
     yield Case(
         "step35-three-drafts",
         "three draft heads with tables of their own; clamps reach them too",

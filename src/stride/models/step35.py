@@ -10,7 +10,7 @@ from typing import Literal
 from stride.errors import ModelFileError, UnsupportedError
 from stride.gguf import GGUFFile
 from stride.models.config import DenseConfig, LayerConfig, ModelConfig, MoeConfig, RopeConfig
-from stride.models.metadata import model_name, vocabulary_size
+from stride.models.metadata import model_name, rope_scaling, vocabulary_size
 
 GATING: dict[int, Literal["softmax", "sigmoid"]] = {1: "softmax", 2: "sigmoid"}
 """GGUF's numbers for ``expert_gating_func``."""
@@ -31,7 +31,6 @@ def read(file: GGUFFile) -> ModelConfig:
     n_kv_heads = meta.integers(prefix + "attention.head_count_kv", n_blocks, at_least=n_trunk)
     sliding = meta.booleans(prefix + "attention.sliding_window_pattern", n_blocks, at_least=n_trunk)
     window = meta.integer(prefix + "attention.sliding_window")
-    ropes = _ropes(file, sliding)
 
     routed_limits = _limits(file, "swiglu_clamp_exp", "swiglu_limits", n_blocks, n_trunk)
     shared_limits = _limits(file, "swiglu_clamp_shexp", "swiglu_limits_shared", n_blocks, n_trunk)
@@ -41,6 +40,8 @@ def read(file: GGUFFile) -> ModelConfig:
 
     n_embd = meta.integer(prefix + "embedding_length")
     head_dim = n_embd // max(1, n_heads[0])
+    key_dim = meta.integer(prefix + "attention.key_length", default=head_dim)
+    ropes = _ropes(file, sliding, key_dim)
 
     def layer(index: int) -> LayerConfig:
         # A block is MoE where it has a router: the leading and the draft blocks are dense.
@@ -48,7 +49,7 @@ def read(file: GGUFFile) -> ModelConfig:
         return LayerConfig(
             n_heads=n_heads[index],
             n_kv_heads=n_kv_heads[index],
-            key_dim=meta.integer(prefix + "attention.key_length", default=head_dim),
+            key_dim=key_dim,
             value_dim=meta.integer(prefix + "attention.value_length", default=head_dim),
             rope=ropes[index],
             window=window if sliding[index] else None,
@@ -83,9 +84,11 @@ def read(file: GGUFFile) -> ModelConfig:
     )
 
 
-def _ropes(file: GGUFFile, sliding: list[bool]) -> list[RopeConfig]:
+def _ropes(file: GGUFFile, sliding: list[bool], key_dim: int) -> list[RopeConfig]:
     """Full layers rotate half of the dimensions with the file's factors, window layers all of them without."""
     meta, prefix, n = file.metadata, "step35.rope.", len(sliding)
+    if rope_scaling(file, "step35", context_length=0) is not None:
+        raise UnsupportedError(f"{file.paths[0]}: step35 with {prefix}scaling.*; its llama3 scaling is a tensor")
     if prefix + "freq_base_per_layer" in meta:
         thetas = meta.numbers(prefix + "freq_base_per_layer", n)
     else:
@@ -95,7 +98,8 @@ def _ropes(file: GGUFFile, sliding: list[bool]) -> list[RopeConfig]:
     if prefix + "dimension_count_per_layer" in meta:
         dims = meta.integers(prefix + "dimension_count_per_layer", n)
     else:
-        width = meta.integer(prefix + "dimension_count")
+        # Converters leave it out where it is the whole head.
+        width = meta.integer(prefix + "dimension_count", default=key_dim)
         dims = [width if is_window else width // 2 for is_window in sliding]
     return [
         RopeConfig(dims=dim, theta=theta, pairs="halves", uses_factors=not is_window)
