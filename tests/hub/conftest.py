@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             hub.released.wait(10)
-            return
+            return None
         for i in range(0, len(body), 1 << 16):
             self.wfile.write(body[i : i + (1 << 16)])
             self.wfile.flush()

@@ -37,9 +37,7 @@ class LazyGroup(TyperGroup):
             app.command(cmd_name, help=COMMANDS[cmd_name])(_root)
             return typer.main.get_command(app)
         module = importlib.import_module(f"stride.cli.{cmd_name}")
-        app.command(cmd_name, help=module.__doc__, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
-            module.command
-        )
+        app.command(cmd_name, cls=getattr(module, "COMMAND_CLASS", None), help=module.__doc__)(module.command)
         return typer.main.get_command(app)
 
 

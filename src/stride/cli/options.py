@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stride.errors import StrideError
+
 if TYPE_CHECKING:
     from stride.api import LLM
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "-m",
-        "--model",
-        metavar="MODEL",
-        help="GGUF file, any part of a split one, its folder, or a pulled repository. Default: the demo model.",
-    ),
-]
+MODEL_HELP = "GGUF file, any part of a split one, its folder, or a pulled repository. Default: the demo model."
+Model = Annotated[str | None, typer.Option("-m", "--model", metavar="MODEL", help=MODEL_HELP)]
 Context = Annotated[int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context.", min=1)]
 Threads = Annotated[
     int | None, typer.Option("-t", "--threads", metavar="N", help="Threads. Default: all cores.", min=1)
@@ -37,8 +33,12 @@ FrequencyPenalty = Annotated[float, typer.Option("--frequency-penalty", help="Su
 Seed = Annotated[int | None, typer.Option("-s", "--seed", help="Makes sampling repeatable.")]
 
 
-def load(model: str | None, **arguments: Any) -> LLM:
-    """`LLM`, with a progress bar on stderr while weights are read (in a terminal)."""
+def load(model: str | None, stopping: threading.Event | None = None, **arguments: Any) -> LLM:
+    """`LLM`, with a progress bar on stderr while weights are read (in a terminal).
+
+    Raises:
+        StrideError: the model cannot be loaded, or ``stopping`` was set meanwhile.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -56,7 +56,13 @@ def load(model: str | None, **arguments: Any) -> LLM:
     )
     with bar:
         task = bar.add_task("weights", total=None)
-        llm = LLM(model, progress=lambda done, total: bar.update(task, completed=done, total=total), **arguments)
+
+        def progress(done: int, total: int) -> None:
+            if stopping is not None and stopping.is_set():
+                raise StrideError("stopped while weights were read")
+            bar.update(task, completed=done, total=total)
+
+        llm = LLM(model, progress=progress, **arguments)
     for note in llm.notes:
         print(f"stride: {note}", file=sys.stderr)
     return llm

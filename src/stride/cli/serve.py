@@ -1,0 +1,149 @@
+"""Serve a model over HTTP, as llama-server and OpenAI do: /v1/chat/completions, /v1/completions, /v1/models, /health.
+
+A llama-server command line works with the program's name replaced: -ngl, -b, -ub, -fa, -cb, --no-warmup, --mlock,
+--no-mmap, --jinja and other flags that would change nothing here are accepted, and each says so.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stride.cli import options
+from stride.cli.foreign import LlamaServerCommand
+
+if TYPE_CHECKING:
+    from stride.server import Settings
+
+COMMAND_CLASS = LlamaServerCommand
+WHOLE_CONTEXT = 2**31
+"""More than any model has: the context that it was trained on."""
+
+Model = Annotated[
+    str | None,
+    typer.Option("-m", "--model", "-hf", "-hfr", "--hf-repo", metavar="MODEL", help=options.MODEL_HELP),
+]
+
+
+def command(
+    model: Model = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 picks a free one.", min=0, max=65535)] = 8090,
+    ctx_size: Annotated[
+        int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context; 0: all it knows.", min=0)
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option("-np", "--parallel", metavar="N", help="Requests computed together; -1: 4.", min=-1)
+    ] = -1,
+    threads: Annotated[
+        int | None, typer.Option("-t", "--threads", metavar="N", help="Threads. Default (-1): all cores.", min=-1)
+    ] = None,
+    backend: options.BackendName = "auto",
+    cache_type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Keys as f32, f16 or q8_0.")] = "f16",
+    cache_type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Values; the same as keys.")] = "f16",
+    alias: Annotated[str | None, typer.Option("-a", "--alias", help="The model's name for clients.")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option("--api-key", metavar="KEY", help="Ask for this key; several with commas.")
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="Keys, one on each line.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let others in without a key.")] = False,
+    n_predict: Annotated[
+        int | None,
+        typer.Option("-n", "--n-predict", "--predict", metavar="N", help="Tokens at most, where none is asked."),
+    ] = None,
+    temperature: options.Temperature = 0.8,
+    top_k: options.TopK = 40,
+    top_p: options.TopP = 0.95,
+    min_p: options.MinP = 0.05,
+    typical_p: Annotated[float, typer.Option("--typical", "--typical-p", help="Locally typical sampling.")] = 1.0,
+    repeat_penalty: options.RepeatPenalty = 1.0,
+    repeat_last_n: Annotated[int, typer.Option("--repeat-last-n", help="Tokens it looks back; -1: all.")] = 64,
+    presence_penalty: options.PresencePenalty = 0.0,
+    frequency_penalty: options.FrequencyPenalty = 0.0,
+    seed: options.Seed = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end-of-turn token.")] = False,
+    chat_template_file: Annotated[
+        Path | None, typer.Option("--chat-template-file", help="Jinja, not the file's.")
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str, typer.Option("--chat-template-kwargs", metavar="JSON", help="Variables of the chat template.")
+    ] = "{}",
+    sse_ping_interval: Annotated[
+        float,
+        typer.Option("--sse-ping-interval", metavar="S", help="Silence before a stream sends a comment.", min=0.01),
+    ] = 15.0,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", "--log-verbose", help="Log each request.")] = False,
+) -> None:
+    from stride.api import sampling_params
+    from stride.errors import RequestError
+    from stride.server import Settings
+    from stride.server.process import serve
+
+    if cache_type_k != cache_type_v:
+        raise RequestError(f"keys ({cache_type_k}) and values ({cache_type_v}) must be of one type", field="-ctv")
+    sampling: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": max(0, top_k),
+        "top_p": top_p,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "repeat_penalty": repeat_penalty,
+        "repeat_last_n": repeat_last_n,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "seed": None if seed == -1 else seed,
+        "ignore_eos": ignore_eos,
+        "max_tokens": None if n_predict == -1 else n_predict,
+    }
+    sampling_params(sampling)
+    settings = Settings(
+        host=host,
+        api_keys=_keys(api_key or [], api_key_file),
+        alias=alias,
+        sampling={name: value for name, value in sampling.items() if value is not None},
+        template_kwargs=_json_object(chat_template_kwargs, "--chat-template-kwargs"),
+        ping_seconds=sse_ping_interval,
+    )
+    _check_exposure(settings, insecure)
+    arguments = {
+        "backend": backend,
+        "n_ctx": WHOLE_CONTEXT if ctx_size == 0 else ctx_size,
+        "n_parallel": parallel if parallel > 0 else 4,
+        "threads": threads if threads is not None and threads > 0 else None,
+        "kv_type": cache_type_k,
+        "chat_template": chat_template_file.read_text() if chat_template_file else None,
+    }
+    serve(lambda stopping: options.load(model, stopping, **arguments), settings, port, verbose)
+
+
+def _keys(given: list[str], file: Path | None) -> tuple[str, ...]:
+    """Keys from the command line and from a file, in which lines that start with # are comments."""
+    lines = file.read_text().splitlines() if file else []
+    keys = [key.strip() for text in given for key in text.split(",")] + [line.strip() for line in lines]
+    return tuple(key for key in keys if key and not key.startswith("#"))
+
+
+def _json_object(text: str, name: str) -> dict[str, Any]:
+    from stride.errors import RequestError
+
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{name} is no JSON: {error}", field=name) from None
+    if not isinstance(value, dict):
+        raise RequestError(f"{name} must be a JSON object", field=name)
+    return value
+
+
+def _check_exposure(settings: Settings, insecure: bool) -> None:
+    from stride.errors import StrideError
+    from stride.server.guard import is_loopback
+
+    if not (is_loopback(settings.host) or settings.api_keys or insecure):
+        raise StrideError(
+            f"{settings.host} can be reached from other machines: give --api-key KEY, "
+            "or --insecure to let everybody in without one"
+        )

@@ -1,0 +1,90 @@
+"""Request bodies: JSON that is small enough, shallow enough, and text all through."""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from stride.errors import RequestError
+
+MAX_DEPTH = 200
+"""Levels of nesting; what walks a request afterwards may then recurse."""
+
+
+async def read_json(request: Request, max_bytes: int) -> object:
+    """The body, parsed.
+
+    Raises:
+        HTTPException: 413, it is larger than ``max_bytes``.
+        RequestError: it is no JSON, too deep, or holds what is no text.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > max_bytes:
+            raise _too_large(max_bytes)
+    return parse_json(bytes(data))
+
+
+def parse_json(data: bytes) -> object:
+    """JSON as the standard has it: no NaN, at most `MAX_DEPTH` levels, strings that are Unicode without NUL.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    try:
+        value = json.loads(data.decode(), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the body is not UTF-8: byte {error.start} is wrong") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise RequestError(f"the body is no JSON: {error}") from None
+    _check(value)
+    return value
+
+
+def _check(value: object) -> None:
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, str):
+                _check_text(item)
+            elif isinstance(item, dict):
+                below += item.keys()
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+        if not below:
+            return
+        level = below
+    raise _too_deep()
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise RequestError("the body has a text with a NUL character")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RequestError("the body has a text with half of a surrogate pair") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise RequestError(f"the body is no JSON: {name} is no number")
+
+
+def _too_deep() -> RequestError:
+    return RequestError(f"the body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the body is larger than {max_bytes} bytes")

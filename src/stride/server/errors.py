@@ -1,0 +1,73 @@
+"""Errors on the wire: ``{"error": {"code", "message", "type"}}``, and which error has which status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from stride.errors import ContextOverflowError, OverloadedError, RequestError, StrideError, UnsupportedError
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    501: "not_supported_error",
+    503: "unavailable_error",
+}
+STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (RequestError, 400),
+    (UnsupportedError, 501),
+    (OverloadedError, 429),
+    (StrideError, 500),
+)
+"""The first that fits."""
+RETRY_SECONDS = {429: 1, 503: 1}
+
+
+class LoadingError(HTTPException):
+    """The model is not there yet (HTTP 503)."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "Loading model")
+
+
+def body(error: Exception) -> dict[str, Any]:
+    """The envelope of an error: with ``param``, the field it names, and counts where the context is too small."""
+    more: dict[str, Any] = {}
+    status, message = 500, "the server failed at this request; its log says why"
+    if isinstance(error, HTTPException):
+        status, message = error.status_code, error.detail
+    elif isinstance(error, StrideError):
+        status, message = next(code for kind, code in STATUS if isinstance(error, kind)), str(error)
+    kind = TYPES[status]
+    if isinstance(error, ContextOverflowError):
+        kind = "exceed_context_size_error"
+        more = {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.n_ctx}
+    elif isinstance(error, RequestError) and error.field:
+        more = {"param": error.field}
+    return {"error": {"code": status, "message": message, "type": kind, **more}}
+
+
+def response(error: Exception, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as a response, with Retry-After where trying again makes sense."""
+    content = body(error)
+    status = content["error"]["code"]
+    retry = {"Retry-After": str(RETRY_SECONDS[status])} if status in RETRY_SECONDS else {}
+    return JSONResponse(content, status, {**retry, **(headers or {})})
+
+
+def invalid(error: ValidationError) -> RequestError:
+    """The first thing that a schema finds wrong, with the name of its field."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return RequestError(f"{field}: {message}" if field else message, field=field or None)
