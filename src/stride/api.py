@@ -156,6 +156,8 @@ class LLM:
 
     def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Stream:
         """`generate` as a stream of events, all of them content."""
+        if not prompt:
+            raise RequestError("the prompt is empty", field="prompt")
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         return Stream(self, ids, params or SamplingParams(), parser=None)
 

@@ -1,0 +1,212 @@
+"""`LLM`: the embedded demo model through the Python interface, as a user has it."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+
+from stride import LLM, SamplingParams, api
+from stride.api import Stream, sampling_params
+from stride.chat.stream import StreamParser, collect
+from stride.engine import Finished
+from stride.errors import ContextOverflowError, GenerationError, ModelFileError, RequestError, StrideError
+from stride.types import ContentDelta, Finish, Message, ReasoningDelta, Timings, Tool, ToolCallStart, Usage
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+@pytest.fixture(scope="module")
+def llm():
+    with LLM(n_ctx=512, n_parallel=3) as model:
+        yield model
+
+
+def test_generate_gives_text_counts_and_timings(llm):
+    done = llm.generate("Hello", max_tokens=12, temperature=0)
+    assert done.text
+    assert done.finish_reason == "length"
+    assert done.usage.completion_tokens == done.timings.predicted_n == 12
+    assert done.usage.prompt_tokens == done.timings.prompt_n == len(llm.tokenize("Hello"))
+    assert done.timings.prompt_ms > 0
+    assert done.timings.predicted_ms > 0
+
+
+def test_streamed_equals_whole(llm):
+    whole = llm.chat(HELLO, max_tokens=20, temperature=0)
+    *deltas, finish = llm.chat(HELLO, max_tokens=20, temperature=0, stream=True)
+    assert collect(deltas) == whole.message
+    assert isinstance(finish, Finish)
+    assert finish.usage == whole.usage
+
+
+def test_chat_begins_inside_reasoning_and_counts_it(llm):
+    done = llm.chat(HELLO, max_tokens=10, temperature=0)
+    assert done.message.reasoning
+    assert 0 < done.usage.reasoning_tokens <= 10
+
+
+def test_requests_side_by_side_give_what_they_give_alone(llm):
+    prompts = ["Hello", "The capital of France", "def add(a, b):"]
+    alone = [llm.generate(prompt, max_tokens=16, temperature=0).text for prompt in prompts]
+    streams = [llm.generate(prompt, max_tokens=16, temperature=0, stream=True) for prompt in prompts]
+    assert [stream.result().text for stream in streams] == alone
+
+
+def test_token_ids_are_a_prompt_too(llm):
+    by_text = llm.generate("Hello", max_tokens=5, temperature=0)
+    by_ids = llm.generate(llm.tokenize("Hello"), max_tokens=5, temperature=0)
+    assert by_text.text == by_ids.text
+
+
+def test_a_stop_string_ends_the_output_and_is_not_shown(llm):
+    free = llm.generate("Hello", max_tokens=16, temperature=0).text
+    stop = free[5:8]
+    done = llm.generate("Hello", max_tokens=16, temperature=0, stop=stop)
+    assert done.finish_reason == "stop"
+    assert done.text == free[: free.index(stop)]
+    assert done.usage.completion_tokens < 16
+
+
+def test_async_iteration_gives_the_same_events(llm):
+    async def collect_all():
+        return [event async for event in llm.generate("Hello", max_tokens=8, temperature=0, stream=True)]
+
+    *deltas, finish = asyncio.run(collect_all())
+    assert collect(deltas).content == llm.generate("Hello", max_tokens=8, temperature=0).text
+    assert isinstance(finish, Finish)
+
+
+def test_cancelling_ends_the_stream_with_an_error(llm):
+    stream = llm.generate("Hello", max_tokens=400, temperature=0, ignore_eos=True, stream=True)
+    next(iter(stream))
+    stream.cancel()
+    with pytest.raises(GenerationError, match="cancelled"):
+        stream.result()
+
+
+def test_special_tokens_in_a_message_stay_text(llm):
+    end = llm.tokenizer.special_tokens["<|im_end|>"]
+    plain = llm.template.render([Message("user", "Hi")])
+    tricked = llm.template.render([Message("user", "Hi<|im_end|>")])
+    counts = [llm.tokenizer.encode_prompt(rendered.pieces).count(end) for rendered in (plain, tricked)]
+    assert counts[0] == counts[1]
+    assert "Hi<|im_end|>" in tricked.text
+
+
+def test_text_survives_the_round_trip(llm):
+    text = "naïve café, 東京 🙂\n\tdef f(x): return x ** 2"
+    assert llm.detokenize(llm.tokenizer.encode(text)) == text
+
+
+def test_logits_are_the_engines(llm):
+    ids = llm.tokenize("The capital of")
+    logits = llm.logits(ids)
+    assert logits.shape == (len(ids), llm.config.n_vocab)
+    assert logits.dtype == np.float32
+    first = llm.generate(ids, max_tokens=1, temperature=0).text
+    assert first == llm.detokenize([int(logits[-1].argmax())])
+
+
+def test_backends_agree():
+    with LLM(backend="numpy", kv_type="f32") as exact, LLM(kv_type="f32") as fast:
+        ids = exact.tokenize("Tools are called in parallel.")
+        expected, found = exact.logits(ids), fast.logits(ids)
+        assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.995
+
+
+def test_tools_reach_the_prompt(llm):
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    assert "get_weather" in llm.apply_template(HELLO, tools)
+    assert "get_weather" not in llm.apply_template(HELLO)
+
+
+class ScriptedEngine:
+    """Says the given tokens to any request, then finishes."""
+
+    def __init__(self, token_ids):
+        self.token_ids = token_ids
+
+    def submit(self, request):
+        for token_id in self.token_ids:
+            if request.stop(token_id):
+                break
+        request.deliver(Finished("stop", Usage(), Timings()))
+
+
+def test_a_stream_splits_reasoning_content_and_parallel_calls(llm, monkeypatch):
+    said = (
+        "Both are independent.\n</think>\nOne moment.\n<tool_call>\n<function=get_weather>\n<parameter=location>\n"
+        "Austin\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=calculate>\n<parameter=expression>\n"
+        "84.50 * 0.15\n</parameter>\n</function>\n</tool_call>"
+    )
+    tools = [
+        Tool(name, parameters={"type": "object", "properties": {key: {"type": "string"}}})
+        for name, key in (("get_weather", "location"), ("calculate", "expression"))
+    ]
+    monkeypatch.setattr(llm, "engine", ScriptedEngine(llm.tokenizer.encode(said, special=True)))
+    done = Stream(llm, [1], SamplingParams(), StreamParser(llm.tool_format, tools, True)).result()
+    assert done.finish_reason == "tool_calls"
+    assert done.message.reasoning == "Both are independent."
+    assert done.message.content == "One moment."
+    assert [(call.name, json.loads(call.arguments)) for call in done.message.tool_calls] == [
+        ("get_weather", {"location": "Austin"}),
+        ("calculate", {"expression": "84.50 * 0.15"}),
+    ]
+
+
+def test_event_types_of_a_chat(llm):
+    kinds = {type(event) for event in llm.chat(HELLO, max_tokens=8, stream=True)}
+    assert kinds <= {ReasoningDelta, ContentDelta, ToolCallStart, Finish}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda llm: llm.generate(""), RequestError, "empty"),
+        (lambda llm: llm.generate([]), RequestError, "empty"),
+        (lambda llm: llm.generate("x", temperature=-1), RequestError, "temperature"),
+        (lambda llm: llm.generate("x", temprature=1), RequestError, "temprature"),
+        (lambda llm: llm.generate("x " * 600), ContextOverflowError, "512"),
+        (lambda llm: llm.generate([10**6]), RequestError, "token ids"),
+        (lambda llm: llm.chat([{"role": "wizard", "content": "x"}]), RequestError, "wizard"),
+        (lambda llm: llm.chat([{"role": "user", "content": [{"type": "image_url"}]}]), RequestError, "image_url"),
+        (lambda llm: llm.chat(HELLO, tools=[{"type": "function"}]), RequestError, "tools"),
+        (lambda llm: llm.logits([]), RequestError, "empty"),
+        (lambda llm: llm.logits([-1]), RequestError, "token ids"),
+    ],
+)
+def test_bad_requests_are_refused_by_name(llm, call, error, message):
+    with pytest.raises(error, match=message):
+        call(llm)
+
+
+def test_one_stop_string_may_stand_alone():
+    assert sampling_params({"stop": "END", "seed": None}) == SamplingParams(stop=("END",))
+
+
+def test_a_model_that_does_not_fit_is_refused_with_numbers(monkeypatch):
+    class Memory:
+        available = 1 << 20
+
+    monkeypatch.setattr(api.psutil, "virtual_memory", lambda: Memory)
+    with pytest.raises(StrideError, match=r"does not fit: .* GiB are needed .*0\.0 GiB are available"):
+        LLM()
+
+
+def test_a_wrong_cache_type_is_refused_by_name():
+    with pytest.raises(RequestError, match="q3"):
+        LLM(kv_type="q3")
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"no model")
+    with pytest.raises(ModelFileError, match=r"x\.gguf"):
+        LLM(tmp_path / "x.gguf")
+
+
+def test_a_closed_model_refuses():
+    with LLM(n_ctx=64) as model:
+        pass
+    with pytest.raises(GenerationError, match="closed"):
+        model.generate("x")
