@@ -1,11 +1,11 @@
 """Dequantisation against the gguf package, quantisation against GGML's measured errors."""
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gguf
 from stride.errors import UnsupportedError
 from stride.gguf.quants import DEQUANTIZABLE, QUANTIZABLE, QuantType, dequantize, quantize
 from stride.gguf.quants_layout import LAYOUTS

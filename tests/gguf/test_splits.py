@@ -2,10 +2,10 @@
 
 import shutil
 
+import gguf
 import numpy as np
 import pytest
 
-import gguf
 from stride.errors import ModelFileError
 from stride.gguf import open_gguf
 from stride.gguf.writer import write_gguf

@@ -1,9 +1,9 @@
 """Written files: read back by the gguf package, types of values, atomicity."""
 
+import gguf
 import numpy as np
 import pytest
 
-import gguf
 from stride.gguf import QuantType, open_gguf
 from stride.gguf.quants import quantize
 from stride.gguf.writer import write_gguf
