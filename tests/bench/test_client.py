@@ -1,0 +1,136 @@
+"""The streaming client: times of arrival, counts from usage, every way a stream can be cut or fail."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stride.bench.client import EventParser, Recorder, ask
+
+
+def event(payload: object, end: str = "\n") -> bytes:
+    return f"data: {json.dumps(payload)}{end}{end}".encode()
+
+
+def delta(finish: str | None = None, **fields: object) -> bytes:
+    return event({"choices": [{"delta": fields, "finish_reason": finish}]})
+
+
+USAGE = event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 21}})
+DONE = b"data: [DONE]\n\n"
+
+
+def record(*arrivals: tuple[float, bytes], sent: float = 100.0):
+    recorder = Recorder(sent)
+    for at, chunk in arrivals:
+        recorder.feed(sent + at, chunk)
+    return recorder.reply(sent + arrivals[-1][0] + 0.5)
+
+
+def test_times_are_those_of_arrival():
+    reply = record(
+        (0.1, b": ping\n\n"),
+        (0.2, delta(role="assistant", content=None)),
+        (0.5, delta(reasoning_content="Hm", reasoning="Hm")),
+        (0.7, delta(content="Yes")),
+        (1.0, delta(content=".") + delta(content="!")),
+        (1.1, delta("stop")),
+        (1.5, USAGE),
+        (1.6, DONE),
+    )
+    times = reply.times
+    assert times.first_byte == pytest.approx(0.1)
+    assert times.first_token == pytest.approx(0.5)
+    assert times.first_answer == pytest.approx(0.7)
+    assert times.last_token == pytest.approx(1.1)
+    assert times.end == pytest.approx(2.1)
+    assert reply.error is None
+    assert (reply.answer.reasoning, reply.answer.content, reply.answer.finish_reason) == ("Hm", "Yes.!", "stop")
+    assert reply.usage == {"prompt_tokens": 9, "completion_tokens": 21}
+
+
+def test_a_role_alone_is_no_token():
+    reply = record((0.2, delta(role="assistant", content="")), (0.3, delta("stop")), (0.4, DONE))
+    assert reply.times.first_token is None
+
+
+def test_tool_call_pieces_are_joined_by_index_and_count_as_tokens():
+    def piece(index: int | None, **function: str) -> bytes:
+        call: dict[str, object] = {"function": function}
+        return delta(tool_calls=[call if index is None else call | {"index": index}])
+
+    reply = record(
+        (0.3, piece(0, name="f", arguments="")),
+        (0.4, piece(0, arguments='{"a"')),
+        (0.5, piece(1, name="g", arguments="{}")),
+        (0.6, piece(0, arguments=": 1}")),
+        (0.7, delta("tool_calls") + DONE),
+    )
+    assert [(call.name, call.arguments) for call in reply.answer.tool_calls] == [("f", '{"a": 1}'), ("g", "{}")]
+    assert reply.times.first_token == reply.times.first_answer == pytest.approx(0.3)
+
+
+def test_whole_calls_without_index_stay_apart():
+    calls = [{"function": {"name": "f", "arguments": {"a": 1}}}, {"function": {"name": "f", "arguments": "{}"}}]
+    reply = record((0.1, delta(tool_calls=calls)), (0.2, delta("tool_calls") + DONE))
+    assert [call.arguments for call in reply.answer.tool_calls] == ['{"a": 1}', "{}"]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "reason"),
+    [
+        (delta(content="a") + event({"error": {"message": "out of memory"}}), "out of memory"),
+        (delta(content="a") + b"data: {broken\n\n", "no completion chunk"),
+        (delta(content="a") + b"data: [1]\n\n", "no completion chunk"),
+        (event({"choices": ["text"]}), "no completion chunk"),
+        (delta(content="a"), "ended before the answer did"),
+    ],
+)
+def test_a_bad_stream_is_a_failed_reply(chunk, reason):
+    reply = record((0.1, chunk))
+    assert reason in (reply.error or "")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_events_do_not_depend_on_cuts_or_line_ends(data):
+    wanted = data.draw(st.lists(st.sampled_from(['{"a": 1}', '{"é": "ß日"}', "[DONE]", '{"a":\n1}']), max_size=6))
+    stream = b""
+    for text in wanted:
+        end = data.draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
+        if data.draw(st.booleans()):
+            stream += b": ping" + end + end
+        stream += b"".join(b"data: " + line.encode() + end for line in text.split("\n")) + end
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+    parser = EventParser()
+    found = [e for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True) for e in parser.feed(stream[a:b])]
+    assert found == wanted
+
+
+def test_over_http(stand):
+    stand.answer = lambda body: [
+        0.05, b": ping\r\n\r\ndata: {\"choices\": [{\"del", b"ta\": {\"content\": \"He\"}}]}\r\n\r\n",
+        0.10, delta(content="llo"), delta("stop"), USAGE, DONE,
+    ]  # fmt: skip
+    with httpx.Client() as http:
+        reply = ask(http, f"{stand.url}/v1/chat/completions", {"messages": []})
+    assert reply.error is None
+    assert reply.answer.content == "Hello"
+    assert reply.times.first_token is not None
+    assert reply.times.last_token is not None
+    assert 0.05 <= reply.times.first_token < reply.times.last_token - 0.09
+    assert stand.requests == [{"messages": []}]
+
+
+def test_http_errors_and_absent_servers_are_named(stand):
+    stand.answer = lambda body: 429
+    with httpx.Client() as http:
+        assert ask(http, f"{stand.url}/v1/chat/completions", {}).error == "HTTP 429: as the test wants"
+        gone = ask(http, "http://127.0.0.1:9/v1/chat/completions", {})
+    assert gone.error is not None
+    assert gone.error.startswith("ConnectError")
+    assert gone.times.first_byte is None

@@ -1,0 +1,54 @@
+"""Medians, intervals, variation and drift."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stride.bench.statistics import ratio, summarize
+
+
+def test_median_and_interval():
+    found = summarize([10.0, 12.0, 11.0, 10.5, 30.0])
+    assert found is not None
+    assert found.median == 11.0
+    assert 10.0 <= found.low < 11.0 < found.high <= 30.0
+    assert found.variation == pytest.approx(np.std([10, 12, 11, 10.5, 30], ddof=1) / 14.7)
+
+
+def test_one_repeat_has_no_variation_and_none_no_summary():
+    found = summarize([5.0])
+    assert found is not None
+    assert (found.low, found.high, found.variation, found.drift) == (5.0, 5.0, None, None)
+    assert summarize([]) is None
+
+
+def test_the_interval_covers_the_median_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        found = summarize(rng.normal(100, 10, 15).tolist())
+        assert found is not None
+        covered += found.low <= 100 <= found.high
+    assert 88 <= covered <= 100
+
+
+def test_drift_needs_a_trend_that_is_steady_and_large():
+    def drift(values: list[float]) -> float | None:
+        found = summarize(values)
+        assert found is not None
+        return found.drift
+
+    assert drift([100, 95, 90, 85, 80]) == pytest.approx(-20 / 90)
+    assert drift([100, 80, 99, 81, 100]) is None
+    assert drift([100, 99.9, 99.8, 99.7, 99.6]) is None
+    assert drift([100, 90, 80]) is None
+    assert drift([7, 7, 7, 7, 7]) is None
+
+
+def test_ratio():
+    found = ratio([20.0, 22.0, 21.0], [10.0, 10.0, 10.0])
+    assert found is not None
+    assert found.median == pytest.approx(2.1)
+    assert 2.0 <= found.low <= 2.1 <= found.high <= 2.2
+    assert ratio([], [1.0]) is None
