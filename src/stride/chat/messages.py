@@ -28,10 +28,10 @@ def message(value: Message | Mapping[str, Any]) -> Message:
     return Message(
         role=role,
         content=_text(value.get("content")),
-        reasoning=value.get("reasoning_content") or value.get("reasoning"),
-        tool_calls=tuple(_tool_call(call, index) for index, call in enumerate(value.get("tool_calls") or ())),
-        tool_call_id=value.get("tool_call_id"),
-        name=value.get("name"),
+        reasoning=_string(value, "reasoning_content") or _string(value, "reasoning"),
+        tool_calls=tuple(_tool_call(call, index) for index, call in enumerate(_list(value, "tool_calls"))),
+        tool_call_id=_string(value, "tool_call_id"),
+        name=_string(value, "name"),
     )
 
 
@@ -49,7 +49,24 @@ def tool(value: Tool | Mapping[str, Any]) -> Tool:
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
         raise RequestError(f"the parameters of tool {function['name']!r} must be a JSON schema", field="tools")
-    return Tool(function["name"], function.get("description") or "", parameters)
+    description = function.get("description") or ""
+    if not isinstance(description, str):
+        raise RequestError(f"the description of tool {function['name']!r} must be a string", field="tools")
+    return Tool(function["name"], description, parameters)
+
+
+def _string(value: Mapping[str, Any], name: str) -> str | None:
+    text = value.get(name)
+    if text is not None and not isinstance(text, str):
+        raise RequestError(f"messages.{name} must be a string, not {type(text).__name__}", field=f"messages.{name}")
+    return text
+
+
+def _list(value: Mapping[str, Any], name: str) -> Sequence[object]:
+    items = value.get(name) or ()
+    if isinstance(items, str) or not isinstance(items, Sequence):
+        raise RequestError(f"messages.{name} must be a list, not {type(items).__name__}", field=f"messages.{name}")
+    return items
 
 
 def _text(content: object) -> str | None:
@@ -62,16 +79,18 @@ def _text(content: object) -> str | None:
             if not isinstance(part, Mapping) or part.get("type") not in ("text", "input_text"):
                 kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
                 raise RequestError(f"content parts must be text, not {kind!r}", field="messages.content")
-            parts.append(str(part.get("text", "")))
+            if not isinstance(part.get("text"), str):
+                raise RequestError("a text part must have its text", field="messages.content")
+            parts.append(part["text"])
         return "".join(parts)
     raise RequestError("messages.content must be a string or a list of text parts", field="messages.content")
 
 
 def _tool_call(value: object, index: int) -> ToolCall:
     function = value.get("function") if isinstance(value, Mapping) else None
-    if not isinstance(value, Mapping) or not isinstance(function, Mapping) or "name" not in function:
+    if not isinstance(value, Mapping) or not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RequestError("each of messages.tool_calls must be a function call", field="messages.tool_calls")
     arguments = function.get("arguments", "{}")
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(str(value.get("id") or f"call_{index}"), str(function["name"]), arguments)
+    return ToolCall(str(value.get("id") or f"call_{index}"), function["name"], arguments)
