@@ -175,10 +175,10 @@ void unpack_block(Type type, const uint8_t* codes, const uint8_t* scales, int64_
     switch (type) {
         case Type::q4_0:
         case Type::iq4_nl: {
-            const int8_t* codebook = type == Type::q4_0 ? q4_codebook : iq4_codebook;
             const float scale = half_to_float(reinterpret_cast<const Scales16*>(scales)[b].scale[row]);
             codes += b * nibble_bytes;
-            return each([&](int c) { return scale * codebook[nibble(codes, row, c)]; });
+            if (type == Type::q4_0) return each([&](int c) { return scale * (nibble(codes, row, c) - 8); });
+            return each([&](int c) { return scale * iq4_codebook[nibble(codes, row, c)]; });
         }
         case Type::q8_0: {
             const float scale = half_to_float(reinterpret_cast<const Scales16*>(scales)[b].scale[row]);
