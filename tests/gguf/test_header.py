@@ -1,6 +1,7 @@
 """Broken files: each is refused at once, by name and place, before memory is taken."""
 
 import contextlib
+import os
 import struct
 import time
 import tracemalloc
@@ -143,6 +144,24 @@ BROKEN = {
     "20 same place": (file([], [tensor("a"), tensor("b")], 512), "overlaps that of tensor a", "b", DATA + 32),
     "21 one byte short": (file([], [tensor(TENSOR)], 127), "1 bytes past the end", "blk.0.x", DATA),
 }
+
+
+def test_5_more_strings_than_any_vocabulary_has(tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(file([array(key, 8, 1 << 21, bytes(8 << 21)) for key in "abc"]))
+    with pytest.raises(ModelFileError, match="2097152 strings in the value of 'b' are too many"):
+        open_gguf(path)
+
+
+def test_6_a_head_that_does_not_end(tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(file([pair("k", 8, struct.pack("<Q", 1 << 32))]))
+    os.truncate(path, 1 << 33)
+    tracemalloc.start()
+    with pytest.raises(ModelFileError, match="'k' goes beyond the 134217728 bytes"):
+        open_gguf(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("case", BROKEN.values(), ids=BROKEN.keys())

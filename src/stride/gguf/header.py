@@ -27,7 +27,9 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 MAX_COUNT = 1 << 22
-"""Most pairs, tensors or array entries; sixteen times the largest vocabulary in use."""
+"""Most pairs, tensors and strings in all; several times what the largest vocabularies in use come to."""
+MAX_HEAD = 128 << 20
+"""Most bytes before the tensor data; several times the largest heads in use."""
 
 ALIGNMENT = "general.alignment"
 U32, BOOL, STRING, ARRAY = 4, 7, 8, 9
@@ -48,7 +50,7 @@ SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """A tensor as its file declares it; ``shape`` rows first, ``offset`` absolute, ``entry_offset`` of this entry."""
+    """A tensor as its file declares it; ``shape`` has rows first, ``offset`` is absolute."""
 
     name: str
     shape: tuple[int, ...]
@@ -105,6 +107,7 @@ class Cursor:
         self.file = file
         self.position = 0
         self._buffer = b""
+        self._n_objects = 0
 
     def error(self, reason: str, offset: int | None = None, tensor: str | None = None) -> ModelFileError:
         at = self.position if offset is None else offset
@@ -123,8 +126,15 @@ class Cursor:
         rest = self.file.size - self.position
         if count * smallest > rest:
             raise self.error(f"{count} {what} cannot fit the {rest} bytes that follow", start)
-        if count > MAX_COUNT:
-            raise self.error(f"{count} {what} are more than the {MAX_COUNT} that Stride reads", start)
+        return count
+
+    def objects(self, what: str, smallest: int) -> int:
+        """A count of things that each take time and memory, so that there is a limit to them all together."""
+        start = self.position
+        count = self.count(what, smallest)
+        self._n_objects += count
+        if self._n_objects > MAX_COUNT:
+            raise self.error(f"{count} {what} are too many: Stride reads {MAX_COUNT} pairs, tensors and strings", start)
         return count
 
     def name(self, what: str) -> str:
@@ -167,7 +177,7 @@ class Cursor:
         if kind == ARRAY:
             raise self.error(f"{what} is an array of arrays", start)
         if kind == STRING:
-            return self._strings(self.count(f"strings in {what}", 8), what)
+            return self._strings(self.objects(f"strings in {what}", 8), what)
         if kind not in SCALARS:
             raise self.error(f"{what} is an array of the unknown type {kind}", start)
         dtype = SCALARS[kind]
@@ -220,8 +230,10 @@ class Cursor:
         """Read on until the buffer holds the file's first ``end`` bytes."""
         if end > self.file.size:
             raise self.error(f"the file ends within {what}", start)
+        if end > MAX_HEAD:
+            raise self.error(f"{what} goes beyond the {MAX_HEAD} bytes that a file's head may have", start)
         have = len(self._buffer)
-        target = min(self.file.size, max(end, 2 * have, self.FIRST_READ))
+        target = min(self.file.size, MAX_HEAD, max(end, 2 * have, self.FIRST_READ))
         self._buffer += self.file.read(have, target - have).tobytes()
         return self._buffer
 
@@ -242,8 +254,8 @@ def _read_counts(cursor: Cursor) -> tuple[int, int]:
         raise cursor.error("the file is big-endian; Stride reads little-endian GGUF", 4)
     if version not in VERSIONS:
         raise cursor.error(f"GGUF version {version} is unknown; Stride reads versions 2 and 3", 4)
-    n_tensors = cursor.count("tensors", SMALLEST_TENSOR)
-    return n_tensors, cursor.count("key-value pairs", SMALLEST_PAIR)
+    n_tensors = cursor.objects("tensors", SMALLEST_TENSOR)
+    return n_tensors, cursor.objects("key-value pairs", SMALLEST_PAIR)
 
 
 def _read_entry(cursor: Cursor, name: str) -> tuple[tuple[int, ...], QuantType, int]:

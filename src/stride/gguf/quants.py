@@ -28,12 +28,12 @@ PLAIN: dict[QuantType, np.dtype[np.generic]] = {
 DEQUANTIZABLE = frozenset({*PLAIN, QuantType.BF16, *DECODERS})
 """Types that `dequantize` knows."""
 
-QUANTIZABLE = frozenset({*PLAIN, QuantType.BF16, *ENCODERS})
+QUANTIZABLE = frozenset({QuantType.F32, QuantType.F64, QuantType.F16, QuantType.BF16, *ENCODERS})
 """Types that `quantize` knows."""
 
 F16_MAX = 65504
-UNBOUNDED = frozenset({*PLAIN, QuantType.BF16}) - {QuantType.F16}
-"""Types without half-precision numbers, which bound the others."""
+UNBOUNDED = frozenset({QuantType.F32, QuantType.F64, QuantType.BF16})
+"""Types without half-precision numbers, whose range bounds the others."""
 
 CHUNK_VALUES = 1 << 20
 """Values that are worked on at a time: bounds the memory of the intermediate arrays."""

@@ -202,7 +202,7 @@ def _refit(x: Floats, a: Floats, b: Floats, scale: Floats, minimum: Floats) -> t
 
 
 def _pack_k_scales(scales: Bytes, minima: Bytes) -> Bytes:
-    """Two uint8 [n, 8] of 6 bits to uint8 [n, 12]; the inverse of `quants_layout.k_scales`."""
+    """Two uint8 [n, 8] of 6 bits to uint8 [n, 12]; the inverse of `quants_decode.k_scales`."""
     first = (scales[:, :4] & 63) | scales[:, 4:] >> 4 << 6
     second = (minima[:, :4] & 63) | minima[:, 4:] >> 4 << 6
     return np.concatenate([first, second, scales[:, 4:] & 15 | (minima[:, 4:] & 15) << 4], axis=1)
