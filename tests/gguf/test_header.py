@@ -94,6 +94,7 @@ BROKEN = {
     "11 empty key": (file([u32("", 1)]), "a key is empty", None, HEAD),
     "11 key that is no UTF-8": (file([u32(b"\xff\xfe", 1)]), "a key is not valid UTF-8", None, HEAD),
     "11 value that is no UTF-8": (file([pair("k", 8, string(b"\xff"))]), "'k' is not valid UTF-8", None, VALUE),
+    "11 key that steers the terminal": (file([u32("\x1b[2J", 1)]), "cannot be shown", None, HEAD),
     "12 alignment 0": (file([u32("general.alignment", 0)]), "general.alignment is 0", None, None),
     "12 alignment 3": (file([u32("general.alignment", 3)]), "general.alignment is 3", None, None),
     "12 alignment u64": (
@@ -116,6 +117,7 @@ BROKEN = {
     ),
     "13 empty tensor name": (file([], [tensor(b"")], 128), "name is empty", None, HEAD),
     "13 tensor name that is no UTF-8": (file([], [tensor(b"\xff")], 128), "not valid UTF-8", None, HEAD),
+    "13 tensor name with a line break": (file([], [tensor("a\nb")], 128), "cannot be shown", None, HEAD),
     "14 five dimensions": (file([], [tensor(TENSOR, (1,) * 5)], 128), "5 dimensions", "blk.0.x", ENTRY),
     "14 no dimension": (file([], [tensor(TENSOR, ())], 128), "0 dimensions", "blk.0.x", ENTRY),
     "15 zero dimension": (file([], [tensor(TENSOR, (32, 0))], 128), r"\[0, 32\]", "blk.0.x", ENTRY),

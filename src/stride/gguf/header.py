@@ -138,12 +138,15 @@ class Cursor:
         return count
 
     def name(self, what: str) -> str:
-        """A string that is valid UTF-8 and not empty."""
+        """A string that is valid UTF-8, not empty, and cannot steer the terminal that it may be printed on."""
         start = self.position
         raw = self.string_bytes(what)
         if not raw:
             raise self.error(f"{what} is empty", start)
-        return self._decode(raw, what, start)
+        name = self._decode(raw, what, start)
+        if not name.isprintable():
+            raise self.error(f"{what}, {name!r}, holds characters that cannot be shown", start)
+        return name
 
     def string_bytes(self, what: str) -> bytes:
         start = self.position
