@@ -114,16 +114,25 @@ def command(
         "n_parallel": parallel if parallel > 0 else 4,
         "threads": threads if threads is not None and threads > 0 else None,
         "kv_type": cache_type_k,
-        "chat_template": chat_template_file.read_text() if chat_template_file else None,
+        "chat_template": _read(chat_template_file) if chat_template_file else None,
     }
     serve(lambda stopping: options.load(model, stopping, **arguments), settings, port, verbose)
 
 
 def _keys(given: list[str], file: Path | None) -> tuple[str, ...]:
     """Keys from the command line and from a file, in which lines that start with # are comments."""
-    lines = file.read_text().splitlines() if file else []
+    lines = _read(file).splitlines() if file else []
     keys = [key.strip() for text in given for key in text.split(",")] + [line.strip() for line in lines]
     return tuple(key for key in keys if key and not key.startswith("#"))
+
+
+def _read(file: Path) -> str:
+    from stride.errors import StrideError
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StrideError(f"{file} cannot be read: {error}") from error
 
 
 def _json_object(text: str, name: str) -> dict[str, Any]:

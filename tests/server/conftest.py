@@ -1,0 +1,182 @@
+"""Servers to ask: a real process with the demo model, and an application whose model says what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from stride.errors import GenerationError
+from stride.server import Settings, create_app
+from stride.types import Event, Finish, SamplingParams, Timings, Usage
+
+FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
+
+
+@dataclass
+class Script:
+    """A stream that gives what it was told to: events, pauses in seconds, errors."""
+
+    steps: Sequence[Event | float | Exception]
+    timings: Timings = FINISH.timings
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        for step in self.steps:
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, float):
+                try:
+                    await asyncio.wait_for(self.cancelled.wait(), step)
+                except TimeoutError:
+                    continue
+                raise GenerationError("cancelled")
+            yield step
+
+
+@dataclass
+class ScriptedModel:
+    """What the application asks of an `LLM`, answered by a script; remembers what it was asked."""
+
+    steps: Sequence[Event | float | Exception] = ()
+    name: str = "scripted"
+    n_ctx: int = 128
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    streams: list[Script] = field(default_factory=list)
+    template: Any = field(default_factory=lambda: SimpleNamespace(source="{{ messages }}"))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        numbers = dict.fromkeys(("n_vocab", "n_ctx", "n_ctx_train", "n_params", "file_bytes", "kv_bytes"), 1)
+        return {**numbers, "path": "scripted.gguf", "n_parallel": 1, "kv_type": "f16", "backend": "script"}
+
+    def chat_stream(self, messages: Any, tools: Any, params: SamplingParams, variables: Any) -> Script:
+        return self._start(messages, tools, params, variables)
+
+    def stream(self, prompt: Any, params: SamplingParams) -> Script:
+        return self._start(prompt, params)
+
+    def _start(self, *asked: Any) -> Script:
+        self.asked.append(asked)
+        self.streams.append(Script(self.steps))
+        return self.streams[-1]
+
+    @property
+    def params(self) -> SamplingParams:
+        """How the last request was to be sampled."""
+        return next(part for part in self.asked[-1] if isinstance(part, SamplingParams))
+
+
+class Client(httpx.Client):
+    """Requests to an application, on an event loop of their own."""
+
+    def __init__(self, app: Any, **arguments: Any) -> None:
+        super().__init__(transport=_Bridge(app), base_url="http://localhost", **arguments)
+
+    def ask(self, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
+        default = {} if "prompt" in body or "messages" in body else {"messages": [{"role": "user", "content": "Hi"}]}
+        return self.post(path, json={**default, **body})
+
+
+class _Bridge(httpx.BaseTransport):
+    def __init__(self, app: Any) -> None:
+        self._inner = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        async def run() -> httpx.Response:
+            response = await self._inner.handle_async_request(request)
+            content = await response.aread()
+            return httpx.Response(response.status_code, headers=response.headers, content=content, request=request)
+
+        return asyncio.run(run())
+
+
+@pytest.fixture
+def scripted():
+    """``scripted(*steps, **settings)``: a client, and the model behind it."""
+
+    def start(*steps: Event | float | Exception, **settings: Any) -> tuple[Client, ScriptedModel]:
+        model = ScriptedModel(steps or (FINISH,))
+        return Client(create_app(lambda: model, Settings(**settings))), model  # type: ignore[arg-type,return-value]
+
+    return start
+
+
+class Served:
+    """A ``stride serve`` process; ``log`` grows while it runs."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stride", "serve", "--port", "0", *arguments],
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log = ""
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.url = ""
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._grown:
+                self.log += line
+                self._grown.notify_all()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """The first match of a pattern in the log."""
+        with self._grown:
+            found = self._grown.wait_for(lambda: re.search(pattern, self.log), timeout=60)
+        assert found, self.log
+        return found
+
+    def start(self) -> Served:
+        self.url = self.wait_for(r"listening on (http://\S+)")[1]
+        self.wait_for(r"ready in [\d.]+ s")
+        return self
+
+    def stop(self) -> int:
+        """End it kindly; gives its status."""
+        self.process.terminate()
+        status = self.process.wait(timeout=60)
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """The demo model, served."""
+    server = Served("-c", "2048").start()
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    """Starts servers of a test's own."""
+    servers: list[Served] = []
+
+    def start(*arguments: str) -> Served:
+        servers.append(Served(*arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -1,0 +1,94 @@
+"""Who may ask."""
+
+from __future__ import annotations
+
+import pytest
+
+from stride.server.guard import is_loopback
+
+ROUTES = [
+    ("GET", "/v1/models"),
+    ("GET", "/props"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/nothing"),
+    ("GET", "/docs"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_route_wants_the_key(scripted, method, path):
+    client, _ = scripted(api_keys=("secret", "other"))
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}, {"X-Api-Key": "né"}):
+        response = client.request(method, path, headers={k: v.encode() for k, v in headers.items()})
+        assert response.status_code == 401
+        assert response.json()["error"]["type"] == "authentication_error"
+
+
+def test_health_wants_no_key(scripted):
+    client, _ = scripted(api_keys=("secret",))
+    assert client.get("/health").status_code == 200
+    assert client.get("/v1/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": "Bearer other"}, {"authorization": "bearer secret"}, {"X-Api-Key": "other"}]
+)
+def test_any_key_opens(scripted, headers):
+    client, _ = scripted(api_keys=("secret", "other"))
+    assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8090", "localhost.evil.example", "", "[", "192.168.1.5"]
+)
+def test_foreign_hosts_are_refused_on_loopback(scripted, host):
+    client, _ = scripted()
+    response = client.get("/health", headers={"Host": host})
+    assert response.status_code == 403
+    assert response.json()["error"]["type"] == "permission_error"
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8090", "127.0.0.1:1", "[::1]:8090", "LOCALHOST"])
+def test_own_names_are_served(scripted, host):
+    client, _ = scripted()
+    assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+def test_other_addresses_may_have_any_name(scripted):
+    client, _ = scripted(host="0.0.0.0", api_keys=("secret",))
+    response = client.get("/v1/models", headers={"Host": "my.server", "Authorization": "Bearer secret"})
+    assert response.status_code == 200
+
+
+def test_foreign_pages_get_nothing(scripted):
+    client, model = scripted()
+    for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
+        response = client.post("/v1/chat/completions", content=b"{}", headers={"Origin": origin})
+        assert response.status_code == 403
+        assert "access-control-allow-origin" not in response.headers
+    assert model.asked == []
+
+
+def test_pages_of_this_machine_are_served(scripted):
+    client, _ = scripted(api_keys=("secret",))
+    asking = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST"}
+    answer = client.options(
+        "/v1/chat/completions", headers={**asking, "Access-Control-Request-Headers": "authorization"}
+    )
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("192.168.1.5", False),
+    ],
+)
+def test_loopback(host, loopback):
+    assert is_loopback(host) is loopback

@@ -1,0 +1,268 @@
+"""`stride serve` as a process with the demo model, asked by the clients that people have."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import pytest
+
+from stride import LLM
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"{name} of something",
+            "parameters": {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]},
+        },
+    }
+    for name, argument in (("get_weather", "location"), ("calculate", "expression"))
+]
+
+
+@pytest.fixture
+def client(served):
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What the same model says without a server."""
+    with LLM(n_ctx=2048) as llm:
+        yield llm.chat(HELLO, temperature=0, max_tokens=24)
+
+
+def test_openai_client(client, expected):
+    answer = client.chat.completions.create(model="any", messages=HELLO, temperature=0, max_tokens=24)
+    (choice,) = answer.choices
+    assert choice.message.reasoning_content == expected.message.reasoning
+    assert (choice.message.content or None) == expected.message.content
+    assert choice.finish_reason == expected.finish_reason
+    assert answer.usage.completion_tokens == expected.usage.completion_tokens
+    assert answer.timings["predicted_n"] == answer.usage.completion_tokens
+
+
+def test_openai_client_streaming(client, expected):
+    chunks = list(
+        client.chat.completions.create(
+            model="any",
+            messages=HELLO,
+            temperature=0,
+            max_tokens=24,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == expected.message.reasoning
+    assert "".join(delta.content or "" for delta in deltas) == (expected.message.content or "")
+    assert chunks[-2].choices[0].finish_reason == expected.finish_reason
+    assert chunks[-1].usage.total_tokens == expected.usage.total_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_openai_client_with_tools_and_their_results(client, stream):
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"location": "Austin"}'}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What's the weather in Austin and calculate 15% tip on $84.50"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+    ]
+    answer = client.chat.completions.create(
+        model="any", messages=messages, tools=TOOLS, tool_choice="auto", max_tokens=16, seed=1, stream=stream
+    )
+    reasons = [chunk.choices[0].finish_reason for chunk in answer] if stream else [answer.choices[0].finish_reason]
+    assert reasons[-1] in ("stop", "length", "tool_calls")
+
+
+def test_openai_client_sees_errors_as_its_own(client):
+    with pytest.raises(openai.BadRequestError, match="top_p is 7"):
+        client.chat.completions.create(model="any", messages=HELLO, top_p=7)
+    with pytest.raises(openai.BadRequestError, match="context window has 2048") as caught:
+        client.chat.completions.create(model="any", messages=[{"role": "user", "content": "word " * 5000}])
+    assert caught.value.type == "exceed_context_size_error"
+    with pytest.raises(openai.InternalServerError, match="tool_choice is not supported yet"):
+        client.chat.completions.create(model="any", messages=HELLO, tools=TOOLS, tool_choice="required")
+
+
+def test_openai_client_lists_models_and_completes_text(client):
+    (model,) = client.models.list().data
+    assert client.models.retrieve(model.id).id == model.id
+    assert client.completions.create(model=model.id, prompt="Once", max_tokens=4).usage.completion_tokens == 4
+
+
+def test_requests_side_by_side_answer_as_alone(client, expected):
+    def ask(i: int) -> str:
+        answer = client.chat.completions.create(model="any", messages=HELLO, temperature=0, max_tokens=24)
+        return answer.choices[0].message.reasoning_content
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(ask, range(6))) == {expected.message.reasoning}
+
+
+def test_chunked_body_and_bodies_without_content_type(served):
+    text = json.dumps({"messages": HELLO, "max_tokens": 1}).encode()
+    answer = httpx.post(f"{served.url}/v1/chat/completions", content=iter([text[:10], text[10:]]))
+    assert answer.status_code == 200
+    endless = (b" " * (1 << 20) for _ in range(64))
+    assert httpx.post(f"{served.url}/v1/chat/completions", content=endless).status_code == 413
+    assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}
+
+
+def test_curl(served):
+    body = '{"messages":[{"role":"user","content":"Hello!"}],"max_tokens":100}'
+    url = f"{served.url.replace('127.0.0.1', 'localhost')}/v1/chat/completions"
+    out = subprocess.run(
+        ["curl", "-sS", url, "-H", "Content-Type: application/json", "-d", body],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert json.loads(out)["usage"]["completion_tokens"] <= 100
+
+
+# --- a server of one's own ---
+
+
+def endless(connection: http.client.HTTPConnection, stream: bool, content: str = "Hello!") -> None:
+    """Ask for as many tokens as the context holds, and do not wait."""
+    body = {"messages": [{"role": "user", "content": content}], "ignore_eos": True, "stream": stream}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+
+
+def test_disconnecting_frees_the_place(serve):
+    address = urlsplit(serve("-np", "1", "-c", "8192").start().url).netloc
+    started = time.monotonic()
+    for stream, content, wait in ((True, "Hello!", 0), (False, "Hello!", 0.3), (False, "long " * 6000, 0.2)):
+        gone, queued = http.client.HTTPConnection(address), http.client.HTTPConnection(address)
+        endless(gone, stream, content)
+        if stream:
+            assert gone.getresponse().readline().startswith(b"data:")
+        time.sleep(wait)
+        endless(queued, False)
+        time.sleep(0.1)
+        queued.close()
+        gone.close()
+        answer = httpx.post(
+            f"http://{address}/v1/chat/completions", json={"messages": HELLO, "max_tokens": 1}, timeout=60
+        )
+        assert answer.status_code == 200
+    assert time.monotonic() - started < 15, "8192 tokens, six times, were not generated for nobody"
+
+
+def test_sigterm_lets_requests_finish(serve):
+    server = serve("-c", "2048").start()
+    with httpx.stream(
+        "POST",
+        f"{server.url}/v1/chat/completions",
+        json={"messages": HELLO, "stream": True, "ignore_eos": True, "max_tokens": 400},
+        timeout=60,
+    ) as response:
+        lines = response.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert server.process.wait(timeout=30) == 0
+
+
+def test_llama_servers_command_line(serve):
+    server = serve("-ngl", "99", "-c", "1024", "--no-warmup", "-fa", "-b", "512", "--jinja", "--temp", "0.7").start()
+    props = httpx.get(f"{server.url}/props").json()
+    assert props["default_generation_settings"]["n_ctx"] == 1024
+    assert props["default_generation_settings"]["params"]["temperature"] == 0.7
+    for flag in ("-ngl 99", "--no-warmup", "-fa", "-b 512", "--jinja"):
+        assert server.log.count(f"stride: {flag}: no effect here: ") == 1
+
+
+def test_keys_and_another_address(serve, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("# people\nsecret\n")
+    server = serve("--host", "0.0.0.0", "--api-key-file", str(keys)).start()
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    assert httpx.get(f"{url}/v1/models").status_code == 401
+    assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+SLOW = """
+import sys, pathlib, time
+from stride import LLM
+from stride.server import Settings
+from stride.server.process import serve
+def load(stopping):
+    while not pathlib.Path(sys.argv[1]).exists():
+        if stopping.wait(0.01):
+            raise RuntimeError("stopped")
+    return LLM()
+serve(load, Settings(), port=0)
+"""
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_health_says_whether_the_model_is_loaded(tmp_path, kill):
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path / "go")], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    url = process.stderr.readline().removeprefix("listening on ").strip()
+    answer = httpx.get(f"{url}/health", timeout=30)
+    assert answer.status_code == 503
+    assert answer.json() == {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+    assert httpx.post(f"{url}/v1/chat/completions", json={}).status_code == 503
+    if not kill:
+        (tmp_path / "go").touch()
+        assert process.stderr.readline().startswith("ready in ")
+        assert httpx.get(f"{url}/health").status_code == 200
+    process.terminate()
+    assert process.wait(timeout=30) == 0
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-m", "/nowhere/model.gguf"), "there is no /nowhere/model.gguf"),
+        (("--host", "0.0.0.0"), "can be reached from other machines: give --api-key"),
+        (("--ctx-sise", "5"), "there is no option --ctx-sise; did you mean --ctx-size?"),
+        (("--lora", "x.gguf"), "--lora: llama-server knows it, stride does not: adapters"),
+        (("-ctk", "q8_0"), "must be of one type"),
+        (("--temp", "-1"), "temperature is -1"),
+        (("--chat-template-kwargs", "[]"), "must be a JSON object"),
+        (("--chat-template-file", "/nowhere"), "/nowhere cannot be read"),
+    ],
+)
+def test_what_keeps_it_from_starting(serve, arguments, message):
+    server = serve(*arguments)
+    assert server.process.wait(timeout=60) == 1
+    assert message in server.wait_for("stride: .*")[0]
+
+
+def test_port_in_use(serve, served):
+    server = serve("--port", str(urlsplit(served.url).port))
+    assert server.process.wait(timeout=60) == 1
+    server.wait_for("stride: cannot listen on 127.0.0.1 port .*: Address already in use")
+
+
+def test_missing_model_is_an_exit_status(tmp_path: Path):
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF")
+    process = subprocess.run(
+        [sys.executable, "-m", "stride", "serve", "--port", "0", "-m", str(tmp_path / "bad.gguf")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.returncode == 1
+    assert "bad.gguf" in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
