@@ -16,25 +16,25 @@ Step = bytes | float
 """Bytes to send at once, or seconds to wait."""
 
 
-def event(payload: Any) -> bytes:
-    data = payload if isinstance(payload, str) else json.dumps(payload)
-    return f"data: {data}\n\n".encode()
+class Wire:
+    """What OpenAI-style servers send."""
 
+    @staticmethod
+    def event(payload: Any) -> bytes:
+        data = payload if isinstance(payload, str) else json.dumps(payload)
+        return f"data: {data}\n\n".encode()
 
-def delta(finish: str | None = None, **fields: Any) -> bytes:
-    return event({"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]})
+    @classmethod
+    def delta(cls, finish: str | None = None, **fields: Any) -> bytes:
+        return cls.event({"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]})
 
+    @classmethod
+    def usage(cls, prompt: int, completion: int, cached: int = 0, **more: Any) -> bytes:
+        details = {"cached_tokens": cached}
+        counts = {"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": details}
+        return cls.event({"choices": [], "usage": counts, **more})
 
-def usage(prompt: int, completion: int, cached: int = 0, **more: Any) -> bytes:
-    counts = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
-    return event({"choices": [], "usage": counts, **more})
-
-
-DONE = event("[DONE]")
+    DONE = b"data: [DONE]\n\n"
 
 
 @dataclass
@@ -42,10 +42,15 @@ class Stand:
     """The server: set ``answer`` to say what a request gets; read ``requests`` afterwards."""
 
     url: str = ""
-    answer: Callable[[dict[str, Any]], int | Sequence[Step]] = lambda body: [DONE]
+    answer: Callable[[dict[str, Any]], int | Sequence[Step]] = lambda body: [Wire.DONE]
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
     props: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture
+def wire() -> type[Wire]:
+    return Wire
 
 
 @pytest.fixture

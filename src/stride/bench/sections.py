@@ -36,9 +36,9 @@ def sections(results: Results, machine: Machine, command: Sequence[str]) -> list
 _METHOD = (
     "The client's clock is read when bytes arrive. Generation speed is (n − 1) tokens over the time from the first "
     "token's arrival to the last, with n from the server's usage, never from chunks. Prompt speed is the server's own "
-    "where it sends one; the client's estimate divides by the time to the first token, which holds more than "
-    "the prompt. Each request begins with a system message that holds a number used once, and asks for no prompt "
-    "cache: prompts are cold, and a little longer than the post's. A warm-up is discarded. Intervals are bootstrap intervals "
+    "where it sends one; the client's estimate divides by the time to the first token, which holds more than the "
+    "prompt. Each request begins with a system message that holds a number used once, and asks for no prompt cache: "
+    "prompts are cold, and a little longer than the post's. A warm-up is discarded. Intervals are bootstrap intervals "
     f"of the median at {CONFIDENCE:.0%}."
 )
 

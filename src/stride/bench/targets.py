@@ -200,6 +200,7 @@ def serve(command: Sequence[str], label: str) -> Iterator[Endpoint]:
     def obituary() -> str | None:
         if process.poll() is None:
             return None
+        reader.join(timeout=1.0)
         last_words = " / ".join(line for line in list(lines)[-3:] if line)
         return f"the server ended with status {process.returncode}: {last_words or '(it said nothing)'}"
 
@@ -209,7 +210,6 @@ def serve(command: Sequence[str], label: str) -> Iterator[Endpoint]:
         with _client({}, local=True) as http:
             while not (found and _healthy(http, found[0])):
                 if process.poll() is not None:
-                    reader.join(timeout=1.0)
                     raise TargetError(obituary() or "the server ended")
                 if time.perf_counter() - started > READY_TIMEOUT:
                     raise TargetError(f"the server was not ready after {READY_TIMEOUT:.0f} s")

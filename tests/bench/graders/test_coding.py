@@ -28,7 +28,7 @@ def test_a_good_answer_passes_every_check():
     [
         ("Python parses", "def welcome():", "def welcome(:", "main.py:"),
         ("Imports FastAPI", "from fastapi import", "from flask import", "not imported"),
-        ("Imports exist", "from fastapi import", "import fastapi_todo_magic\nfrom fastapi import", "fastapi_todo_magic"),
+        ("Imports exist", "from fastapi import", "import todo_magic\nfrom fastapi import", "todo_magic"),
         ("SQLite storage", "sqlite:///./tasks.db", "postgresql://db", "sqlalchemy"),
         ("Create route", "@app.post(", "@app.put(", "no POST"),
         ("List route", '@app.get("/tasks/"', '@app.get("/everything"', "no GET without"),
