@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterable
 from typing import NoReturn
 
 from starlette.exceptions import HTTPException
@@ -51,21 +53,21 @@ def parse_json(data: bytes) -> object:
 
 
 def _check(value: object) -> None:
-    level: list[object] = [value]
-    for _ in range(MAX_DEPTH + 1):
-        below: list[object] = []
-        for item in level:
-            if isinstance(item, str):
-                _check_text(item)
-            elif isinstance(item, dict):
-                below += item.keys()
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-        if not below:
+    level = [value]
+    for depth in itertools.count():
+        containers = [item for item in level if isinstance(item, dict | list)]
+        for text in level:
+            if isinstance(text, str):
+                _check_text(text)
+        if not containers:
             return
-        level = below
-    raise _too_deep()
+        if depth == MAX_DEPTH:
+            raise _too_deep()
+        level = [child for item in containers for child in _children(item)]
+
+
+def _children(container: dict[str, object] | list[object]) -> Iterable[object]:
+    return itertools.chain(container.keys(), container.values()) if isinstance(container, dict) else container
 
 
 def _check_text(text: str) -> None:
