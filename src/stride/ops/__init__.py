@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from stride.errors import UnsupportedError
@@ -13,7 +14,7 @@ BACKENDS = ("auto", "cpu", "numpy")
 
 
 def load(name: str = "auto", threads: int | None = None) -> Backend:
-    """The backend of that name; ``auto`` is the fastest that runs here.
+    """The backend of that name; ``auto`` is the fastest that runs here (and says so where that is slow).
 
     Raises:
         UnsupportedError: no such backend, or it cannot run here; says why.
@@ -26,6 +27,7 @@ def load(name: str = "auto", threads: int | None = None) -> Backend:
         except ImportError as error:
             if name == "cpu":
                 raise UnsupportedError(f"the C++ extension is not installed here: {error}") from error
+            print(f"stride: no C++ extension: using the numpy backend, which is slow ({error})", file=sys.stderr)
         else:
             return CpuBackend(threads)
     from stride.ops.numpy import NumpyBackend
