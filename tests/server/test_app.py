@@ -279,6 +279,7 @@ def test_unknown_fields_are_ignored(scripted):
         ("response_format", 5),
         ("chat_template_kwargs", []),
         ("chat_template_kwargs", {"messages": []}),
+        ("chat_template_kwargs", {"self": 1}),
         ("parallel_tool_calls", "no"),
         ("logprobs", "all"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,6 +123,18 @@ def test_chunked_body_and_bodies_without_content_type(served):
     endless = (b" " * (1 << 20) for _ in range(64))
     assert httpx.post(f"{served.url}/v1/chat/completions", content=endless).status_code == 413
     assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}
+
+
+def test_two_lengths_are_refused_and_the_connection_closed(served):
+    address = urlsplit(served.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(
+            b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1") == 1
 
 
 def test_curl(served):

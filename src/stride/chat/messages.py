@@ -25,9 +25,12 @@ def message(value: Message | Mapping[str, Any]) -> Message:
     role = value.get("role")
     if role not in ROLES:
         raise RequestError(f"messages.role is {role!r}, but must be one of {', '.join(ROLES)}", field="messages.role")
+    content = _text(value.get("content"))
+    if content is None and role != "assistant":
+        raise RequestError(f"a message of role {role!r} must have content", field="messages.content")
     return Message(
         role=role,
-        content=_text(value.get("content")),
+        content=content,
         reasoning=_string(value, "reasoning_content") or _string(value, "reasoning"),
         tool_calls=tuple(_tool_call(call, index) for index, call in enumerate(_list(value, "tool_calls"))),
         tool_call_id=_string(value, "tool_call_id"),

@@ -66,8 +66,8 @@ def response(error: Exception, headers: Mapping[str, str] | None = None) -> JSON
 
 
 def invalid(error: ValidationError) -> RequestError:
-    """The first thing that a schema finds wrong, with the name of its field."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return RequestError(f"{field}: {message}" if field else message, field=field or None)
+    """The first field that a schema finds wrong, and what it may be instead."""
+    found = error.errors(include_url=False, include_input=False)
+    field = str(found[0]["loc"][0])
+    problems = dict.fromkeys(item["msg"].removeprefix("Value error, ") for item in found if item["loc"][0] == field)
+    return RequestError(f"{field}: {', or '.join(problems)}", field=field)

@@ -18,6 +18,7 @@ from stride.server.errors import response
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/health", "/v1/health")
+HEADERS = {400: {"Connection": "close"}, 401: {"WWW-Authenticate": "Bearer"}}
 
 
 def is_loopback(host: str) -> bool:
@@ -26,7 +27,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware that answers 401 or 403 itself, and passes everything else on.
+    """ASGI middleware that answers 400, 401 or 403 itself, and passes everything else on.
 
     Args:
         api_keys: any of them opens every route; none are needed where there are none.
@@ -42,11 +43,12 @@ class Guard:
         if scope["type"] == "http":
             refusal = self._refusal(scope["path"], Headers(scope=scope))
             if refusal is not None:
-                challenge = {"WWW-Authenticate": "Bearer"} if refusal.status_code == 401 else {}
-                return await response(refusal, challenge)(scope, receive, send)
+                return await response(refusal, HEADERS.get(refusal.status_code))(scope, receive, send)
         return await self.app(scope, receive, send)
 
     def _refusal(self, path: str, headers: Headers) -> HTTPException | None:
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return HTTPException(400, "a request has a length or is chunked: two lengths are how requests are smuggled")
         if self._loopback and not _names_loopback(f"http://{headers.get('host', '')}"):
             return HTTPException(403, f"this server does not answer for host {headers.get('host', '')!r}")
         origin = headers.get("origin")

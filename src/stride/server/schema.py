@@ -172,7 +172,7 @@ class ChatRequest(Request):
         """
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort is not None else {}
         variables = {**effort, **(self.chat_template_kwargs or {})}
-        for name in ("messages", "tools"):
+        for name in ("messages", "tools", "self"):
             if name in variables:
                 raise RequestError(f"chat_template_kwargs must not replace {name}", field="chat_template_kwargs")
         return variables
