@@ -92,10 +92,10 @@ class LLM:
         self.kv_type = kv_type
         self.n_ctx = min(n_ctx or DEFAULT_CONTEXT, self.config.context_length)
         self.kv_bytes = n_parallel * self.config.kv_bytes(self.n_ctx, kv_type)
-        _check_memory(self.path, self._file.n_bytes, self.kv_bytes)
         self.template = _template(self._file.metadata, self.tokenizer, chat_template)
         self.tool_format = detect_format(self.template.source, self.config.architecture)
         self.backend = ops.load(backend, threads)
+        _check_memory(self.path, sum(map(self.backend.held_bytes, self._file.tensors.values())), self.kv_bytes)
         self._decoder = load_model(self._file, self.backend, progress)
         self.engine = Engine(self._decoder, EngineConfig(n_ctx=self.n_ctx, n_parallel=n_parallel, kv_type=kv_type))
 
@@ -403,17 +403,17 @@ def _template(metadata: Metadata, tokenizer: Tokenizer, source: str | None) -> C
     return ChatTemplate(source, tokenizer.bos_token, tokenizer.eos_token, tokenizer.special_tokens)
 
 
-def _check_memory(path: Path, file_bytes: int, kv_bytes: int) -> None:
+def _check_memory(path: Path, weight_bytes: int, kv_bytes: int) -> None:
     """Refuse before reading what would end in swapping or a kill.
 
     Raises:
         StrideError: with what is needed and what there is.
     """
     available = psutil.virtual_memory().available
-    needed = int(file_bytes * WEIGHT_OVERHEAD) + kv_bytes + WORKING_BYTES
+    needed = int(weight_bytes * WEIGHT_OVERHEAD) + kv_bytes + WORKING_BYTES
     if needed > available:
         raise StrideError(
-            f"{path} does not fit: {needed / 2**30:.1f} GiB are needed (weights {file_bytes / 2**30:.1f}, "
+            f"{path} does not fit: {needed / 2**30:.1f} GiB are needed (weights {weight_bytes / 2**30:.1f}, "
             f"keys and values {kv_bytes / 2**30:.2f}), {available / 2**30:.1f} GiB are available; "
             "a shorter context (-c) or a q8_0 cache needs less, as does a smaller quantisation"
         )

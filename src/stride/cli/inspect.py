@@ -142,6 +142,7 @@ def _needs(file: GGUFFile, context: int | None, cache_type: str) -> dict[str, An
     """Memory for one sequence of ``context`` tokens, or why this model does not run."""
     import psutil
 
+    from stride import ops
     from stride.api import DEFAULT_CONTEXT, WEIGHT_OVERHEAD, WORKING_BYTES
     from stride.errors import StrideError
     from stride.gguf import census
@@ -157,7 +158,7 @@ def _needs(file: GGUFFile, context: int | None, cache_type: str) -> dict[str, An
         layers = tuple(layer for layer in config.layers if (layer.window is not None) is windowed)
         return dataclasses.replace(config, layers=layers).kv_bytes(n_ctx, cache_type)
 
-    held = _held_bytes()
+    held = ops.load().held_bytes
     weights = sum(held(tensor) for tensor in file.tensors.values())
     kv_full, kv_window = cache(False), cache(True)
     packing = int(weights * (WEIGHT_OVERHEAD - 1))
@@ -185,24 +186,6 @@ def _needs(file: GGUFFile, context: int | None, cache_type: str) -> dict[str, An
             "read_per_token": census.bytes_per_token(file, held),
         },
     }
-
-
-def _held_bytes() -> Any:
-    """How large a tensor is once it is loaded: types that the cpu backend has no kernels for become Q8_0 or F16."""
-    from stride.gguf import QuantType
-
-    try:
-        from stride import _cpu
-    except ImportError:  # the numpy backend keeps the file's own bytes
-        return lambda tensor: tensor.n_bytes
-
-    def held(tensor: Tensor) -> int:
-        if len(tensor.shape) == 1 or _cpu.is_native(tensor.type):
-            return tensor.n_bytes
-        kind = QuantType.Q8_0 if tensor.shape[-1] % 32 == 0 else QuantType.F16
-        return tensor.n_values // kind.block_size * kind.block_bytes
-
-    return held
 
 
 def _speed(memory: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,12 @@ class CpuBackend:
 
     # --- loading ---
 
+    def held_bytes(self, tensor: Tensor) -> int:
+        if len(tensor.shape) == 1:
+            return 4 * tensor.n_values
+        kind = _held_type(tensor)
+        return tensor.n_values // kind.block_size * kind.block_bytes
+
     def weight(self, tensor: Tensor) -> _cpu.Weight:
         """Pack a tensor while reading it. Types without a layout become Q8_0, or F16 where rows are no whole blocks.
 
@@ -86,7 +92,7 @@ class CpuBackend:
             raise UnsupportedError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, a weight has 2 or 3")
         *stack, rows, columns = tensor.shape
         count = stack[0] if stack else 1
-        if not _cpu.is_native(tensor.type):
+        if _held_type(tensor) is not tensor.type:
             return self._converted_weight(tensor, count, rows, columns)
         weight = _cpu.weight(tensor.type, count, rows, columns)
         with open(tensor.path, "rb", buffering=0) as file:
@@ -96,26 +102,20 @@ class CpuBackend:
         return weight
 
     def _converted_weight(self, tensor: Tensor, count: int, rows: int, columns: int) -> _cpu.Weight:
-        native = QuantType.Q8_0 if columns % 32 == 0 else QuantType.F16
+        native = _held_type(tensor)
         if tensor.type not in self._converted:
             self._converted.add(tensor.type)
             self.notes.append(f"{tensor.type.name} has no kernels: such tensors are held as {native.name}")
         weight = _cpu.weight(native, count, rows, columns)
-        row_bytes = tensor.n_bytes // (count * rows)
-        with open(tensor.path, "rb", buffering=0) as file:
-            for index in range(count):
-                for first in range(0, rows, CONVERTED_ROWS):
-                    n = min(CONVERTED_ROWS, rows - first)
-                    offset = tensor.offset + (index * rows + first) * row_bytes
-                    data = _read_exactly(file.fileno(), n * row_bytes, offset, tensor).reshape(n, row_bytes)
-                    values = dequantize(data, tensor.type).reshape(n, columns)
-                    weight.pack(index, first, quantize(values, native).view(np.uint8).reshape(n, -1))
+        for index in range(count):
+            for first in range(0, rows, CONVERTED_ROWS):
+                start = index * rows + first
+                data = tensor.read(start, min(start + CONVERTED_ROWS, (index + 1) * rows))
+                weight.pack(index, first, quantize(dequantize(data, tensor.type), native))
         return weight
 
     def vector(self, tensor: Tensor) -> FloatArray:
-        with open(tensor.path, "rb", buffering=0) as file:
-            data = _read_exactly(file.fileno(), tensor.n_bytes, tensor.offset, tensor)
-        return np.ascontiguousarray(dequantize(data, tensor.type), np.float32).reshape(tensor.shape)
+        return np.ascontiguousarray(tensor.dequantize())
 
     def kv_pool(self, n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> _cpu.KVPool:
         return _cpu.kv_pool(n_pages, n_kv_heads, key_dim, value_dim, kind)
@@ -214,16 +214,8 @@ class CpuBackend:
         return x
 
 
-def _read_exactly(file: int, n_bytes: int, offset: int, tensor: Tensor) -> np.ndarray:
-    """uint8 [n_bytes] at ``offset``.
-
-    Raises:
-        ModelFileError: the file ends before.
-    """
-    data = bytearray()
-    while len(data) < n_bytes:
-        part = os.pread(file, n_bytes - len(data), offset + len(data))
-        if not part:
-            raise ModelFileError("the file ends here", path=tensor.path, tensor=tensor.name, offset=offset + len(data))
-        data += part
-    return np.frombuffer(data, np.uint8)
+def _held_type(tensor: Tensor) -> QuantType:
+    """The type that a matrix is held as: its own where there are kernels for it."""
+    if _cpu.is_native(tensor.type):
+        return tensor.type
+    return QuantType.Q8_0 if tensor.shape[-1] % 32 == 0 else QuantType.F16

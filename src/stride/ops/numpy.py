@@ -6,6 +6,7 @@ memory: matrices are kept dequantised up to a budget, and dequantised anew at ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,12 +33,15 @@ class NumpyWeight:
         self._kept = tensor.dequantize() if keep else None
         self.n_bytes = self._kept.nbytes if self._kept is not None else tensor.n_bytes
 
-    def matrix(self, index: int | IntArray | None = None) -> FloatArray:
-        """The whole as float32, or the part at ``index`` of the first axis (one expert, or some rows)."""
+    def matrix(self, index: int | None = None) -> FloatArray:
+        """All of it as float32, or the part at ``index`` of the first axis (one expert, or one row)."""
         if self._kept is not None:
             return self._kept if index is None else self._kept[index]
-        data = self._tensor.data
-        return dequantize(data if index is None else data[index], self._tensor.type)
+        if index is None:
+            return self._tensor.dequantize()
+        shape = self.shape[1:]
+        n_rows = math.prod(shape[:-1])
+        return dequantize(self._tensor.read(index * n_rows, (index + 1) * n_rows), self._tensor.type).reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,11 @@ class NumpyBackend:
     def __init__(self) -> None:
         self._kept_bytes = 0
 
+    def held_bytes(self, tensor: Tensor) -> int:
+        return tensor.n_bytes  # more while the budget lasts, nothing after it
+
     def weight(self, tensor: Tensor) -> NumpyWeight:
-        n_bytes = 4 * int(np.prod(tensor.shape))
+        n_bytes = 4 * tensor.n_values
         keep = self._kept_bytes + n_bytes <= KEPT_BYTES
         self._kept_bytes += n_bytes if keep else 0
         return NumpyWeight(tensor, keep)
@@ -129,7 +136,7 @@ class NumpyBackend:
         return NumpyKVPool(np.zeros((*shape, key_dim), dtype), np.zeros((*shape, value_dim), dtype), kind)
 
     def embed(self, table: NumpyWeight, token_ids: IntArray) -> FloatArray:
-        return np.array(table.matrix(token_ids))
+        return np.stack([table.matrix(int(token_id)) for token_id in token_ids])
 
     def norm(self, x: FloatArray, weight: FloatArray, epsilon: float, delta: FloatArray | None = None) -> FloatArray:
         if delta is not None:
