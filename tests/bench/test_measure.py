@@ -142,3 +142,10 @@ def test_memory_of_a_server_on_this_machine_is_found(speak):
     assert target.memory is not None
     assert target.memory.peak_rss >= target.memory.ready_rss > 1 << 20
     assert target.size_bytes == 12345678
+
+
+def test_no_repeat_begins_that_would_end_too_late(speak):
+    results = measure([Url(speak.url)], [SPEED], 5, Quiet(), time_limit=0.0)
+    assert results.time_is_up
+    assert len(one(results).counted("speed")) == 1
+    assert not measure([Url(speak.url)], [SPEED], 2, Quiet(), time_limit=60.0).time_is_up

@@ -38,6 +38,11 @@ def count(value: float | None) -> str:
     return NONE if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
+def parameters(value: float) -> str:
+    """A model's parameters in billions, or millions below one."""
+    return f"{value / 1e9:,.1f} B" if value >= 1e9 else f"{value / 1e6:,.1f} M"
+
+
 def percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f}%"
 

@@ -132,8 +132,11 @@ def limitations(results: Results, machine: Mapping[str, Any]) -> Iterator[str]:
         yield "**Interrupted.** The measurement was stopped early; the figures come from the runs that were over."
     for target in results.targets:
         yield from _target_limitations(target)
-    if results.repeats < FEW_REPEATS:
-        yield f"**Few repeats.** Medians of {results.repeats} repeats; their intervals are rough."
+    repeats = max((run.repeat for target in results.targets for run in target.runs), default=0)
+    if results.time_is_up:
+        yield f"**Time was up** after {fig.of(repeats, results.repeats)} repeats."
+    if 0 < repeats < FEW_REPEATS:
+        yield f"**Few repeats.** Medians of {repeats} at most; their intervals are rough."
     if len(results.targets) > 1 and not results.interleaved:
         yield "**One after another.** The models did not fit in memory together, so they did not take turns."
     load, cores = machine["load_average"][0], machine["cores_usable"]

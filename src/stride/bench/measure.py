@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -125,13 +127,17 @@ class TargetResult:
 
 @dataclass(slots=True)
 class Results:
-    """Everything measured. ``interleaved``: all targets were up at once and took turns, repeat by repeat."""
+    """Everything measured. ``repeats`` were wanted; ``time_is_up`` where there was no time for all of them.
+
+    ``interleaved``: all targets were up at once and took turns, repeat by repeat.
+    """
 
     targets: list[TargetResult]
     tasks: Sequence[Task]
     repeats: int
     interleaved: bool
     interrupted: bool = False
+    time_is_up: bool = False
 
 
 class Progress(Protocol):
@@ -144,21 +150,33 @@ class Progress(Protocol):
         """A run is over, well or not."""
 
 
-def measure(targets: Sequence[Target], tasks: Sequence[Task], repeats: int, progress: Progress) -> Results:
-    """Warm each target up, then run each task ``repeats`` times. Ctrl-C ends it early and keeps what there is."""
+def measure(
+    targets: Sequence[Target],
+    tasks: Sequence[Task],
+    repeats: int,
+    progress: Progress,
+    time_limit: float = math.inf,
+) -> Results:
+    """Warm each target up, then run each task ``repeats`` times. Ctrl-C ends it early and keeps what there is.
+
+    After the first repeat, none begins that would not end within ``time_limit`` seconds if it took as long as the last.
+    """
     entries = [TargetResult(target.label) for target in targets]
     together = _fit_together(targets)
     results = Results(entries, tasks, repeats, interleaved=together)
     pairs = list(zip(targets, entries, strict=True))
     try:
         for group in [pairs] if together else [[pair] for pair in pairs]:
-            _measure_group(group, results, progress)
+            _measure_group(group, results, progress, time_limit)
     except KeyboardInterrupt:
         results.interrupted = True
     return results
 
 
-def _measure_group(group: Sequence[tuple[Target, TargetResult]], results: Results, progress: Progress) -> None:
+def _measure_group(
+    group: Sequence[tuple[Target, TargetResult]], results: Results, progress: Progress, time_limit: float
+) -> None:
+    began = time.perf_counter()
     with ExitStack() as stack:
         stations = []
         for target, result in group:
@@ -174,9 +192,14 @@ def _measure_group(group: Sequence[tuple[Target, TargetResult]], results: Result
         for station in stations:
             station.run(replace(SPEED, max_tokens=WARM_UP_TOKENS), 0)
         for repeat in range(1, results.repeats + 1):
+            repeat_began = time.perf_counter()
             for task in results.tasks:
                 for station in stations:
                     station.run(task, repeat)
+            now = time.perf_counter()
+            if repeat < results.repeats and (now - began) + (now - repeat_began) > time_limit:
+                results.time_is_up = True
+                break
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,16 @@ _METHOD = (
     "prompts are cold, and a little longer than the post's. A warm-up is discarded. Intervals are bootstrap intervals "
     f"of the median at {CONFIDENCE:.0%}."
 )
+
+
+_PROPS = {
+    "build_info": "Server's build",
+    "backend": "Backend",
+    "n_ctx": "Context, tokens",
+    "kv_type": "KV cache as",
+    "total_slots": "Places for requests",
+}
+"""What a server may tell at /props, and its name in the report."""
 
 
 def _bullets(items: Iterator[str], otherwise: str) -> Block:
@@ -83,18 +94,20 @@ def _setup(results: Results, machine: Machine, command: Sequence[str]) -> Iterat
 
 
 def _target_rows(target: TargetResult) -> Iterator[tuple[str, str]]:
-    meta = target.listed.get("meta") or {}
+    meta, props = target.listed.get("meta") or {}, target.props
     if target.file is not None:
         yield "File says", plain(": ".join(filter(None, (target.file.name, target.file.description))) or fig.NONE)
         yield "Files", fig.count(len(target.file.paths))
         yield "Fingerprint", f"{code(target.file.fingerprint[:16])} (SHA-256 of each part's size and first MiB)"
     yield "Size", fig.size(target.size_bytes)
     if meta.get("n_params"):
-        yield "Parameters", f"{meta['n_params'] / 1e9:,.2f} B"
+        yield "Parameters", fig.parameters(meta["n_params"])
     yield "Address", code(target.url)
     yield "Model's id", code(target.model) if target.model else fig.NONE
-    if target.props.get("build_info"):
-        yield "Server's build", plain(target.props["build_info"])
+    yield from ((title, plain(props[key])) for key, title in _PROPS.items() if props.get(key))
+    if props.get("chat_template"):
+        digest = hashlib.sha256(str(props["chat_template"]).encode()).hexdigest()
+        yield "Chat template", f"{code(digest[:16])} (SHA-256)"
     if target.command:
         yield "Started as", code(shlex.join(target.command))
         yield "Time to ready", fig.seconds(target.ready_seconds)
@@ -299,8 +312,8 @@ def _memory(results: Results) -> Iterator[Block]:
             ("Model on disk", fig.size(target.size_bytes)),
             ("Resident when ready (RSS)", fig.size(memory.ready_rss)),
             ("Resident during inference (peak RSS)", fig.size(memory.peak_rss)),
-            ("Shared pages counted in part (peak PSS)", fig.size(memory.peak_pss)),
-            ("Private pages only (peak USS)", fig.size(memory.peak_uss)),
+            ("Shared pages counted in part (PSS, read after each run)", fig.size(memory.peak_pss)),
+            ("Private pages only (USS, read after each run)", fig.size(memory.peak_uss)),
             ("KV cache", fig.size(target.kv_bytes) if target.kv_bytes is not None else "not reported by the server"),
             ("**Total footprint**", f"**{fig.size(memory.footprint)}**"),
         ]

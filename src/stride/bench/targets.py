@@ -108,7 +108,10 @@ class ServedModel:
 
     @property
     def n_bytes(self) -> int:
-        file = _model_file(_model_path(self.model))
+        try:
+            file = _model_file(_model_path(self.model))
+        except StrideError:  # no such model: the server will say so, and take no memory
+            return 0
         return 0 if file is None else file.n_bytes
 
     @property

@@ -6,6 +6,7 @@ for as long as it is measured; a URL is any OpenAI-compatible server: llama-serv
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 DEMO_REPEATS = 3
 REPEATS = 5
+DEMO_SECONDS = 90.0
 SECRET_OPTIONS = ("--api-key",)
 
 
@@ -41,6 +43,10 @@ def command(
     ] = None,
     ctx_size: Annotated[
         int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context of models served.", min=1)
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option("--time-limit", metavar="S", help="No repeat begins that would end later. Demo: 90.", min=0),
     ] = None,
     max_tokens_coding: Annotated[
         int, typer.Option("--max-tokens-coding", metavar="N", help="Token limit of the coding test.", min=1)
@@ -65,21 +71,22 @@ def command(
         targets = [ServedModel(None, ctx_size)]
     tasks = [replace(task, max_tokens=max_tokens_coding) if task is CODING else task for task in TASKS]
     n = repeats or (DEMO_REPEATS if demo else REPEATS)
+    if time_limit is None:
+        time_limit = DEMO_SECONDS if demo else math.inf
     host = {**machine(), "date": datetime.now().astimezone().isoformat(timespec="seconds")}
     console = Console(stderr=True, highlight=False)
     with _Watch(console, len(targets) * (1 + n * len(tasks))) as watch:
-        results = measure(targets, tasks, n, watch)
+        results = measure(targets, tasks, n, watch, time_limit)
     files = write_report(results, host, ["stride", *_without_secrets(sys.argv[1:])], out)
-    if results.interrupted:
-        console.print("interrupted: the report holds the runs that were over")
     for name in ("report.html", "report.md", "report.json"):
         print(files[name])
+    if results.interrupted:
+        console.print("interrupted: the report holds the runs that were over")
+        raise typer.Exit(130)
     failed = [target for target in results.targets if not target.measured]
     if failed:
-        reasons = "; ".join(f"{t.label}: {t.error or 'no run could be counted'}" for t in failed)
+        reasons = "; ".join(f"{target.label}: {target.error or 'no run could be counted'}" for target in failed)
         raise StrideError(f"could not be measured: {reasons}")
-    if results.interrupted:
-        raise typer.Exit(130)
 
 
 class _Watch:
