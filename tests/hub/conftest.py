@@ -101,7 +101,8 @@ class Handler(BaseHTTPRequestHandler):
     def file(self, data: bytes) -> None:
         hub, start, stop = self.hub, 0, len(data)
         if hub.status:
-            return self.reply(hub.status.pop(0), b"")
+            self.reply(hub.status.pop(0), b"")
+            return
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         partial = wanted is not None and not hub.ignore_range
         if partial:
@@ -124,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             hub.released.wait(10)
-            return None
+            return
         for i in range(0, len(body), 1 << 16):
             self.wfile.write(body[i : i + (1 << 16)])
             self.wfile.flush()

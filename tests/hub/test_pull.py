@@ -115,6 +115,19 @@ def test_killed_then_resumed(stride, hub, tmp_path):
     assert hub.ranges("m.gguf")[1] == f"bytes={have}-{len(content) - 1}"
 
 
+def test_interrupt_ends_it_soon_and_keeps_what_came(stride, hub, tmp_path):
+    hub.add("org/model", {"m.gguf": data(9, 4 << 20), "m.txt": data(8, 4 << 20)})
+    hub.pause = 0.1
+    process = stride("org/model", "--include", "m.*", "--local-dir", str(tmp_path))
+    partial = wait_for_partial(tmp_path)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert time.monotonic() - started < 5, "the whole takes 7 seconds"
+    assert 0 < partial.stat().st_size < 4 << 20
+
+
 def wait_for_partial(folder: Path) -> Path:
     """The partial file of a download under way, once it holds something."""
     deadline = time.monotonic() + 20
@@ -127,12 +140,15 @@ def wait_for_partial(folder: Path) -> Path:
 
 
 def test_two_downloaders_share_one_download(stride, hub, tmp_path):
-    content = data(9, 2 << 20)
+    content = data(9, 8 << 20)
     hub.add("org/model", {"m.gguf": content})
-    hub.pause = 0.02
+    hub.pause = 0.1
     first = stride("org/model", "--local-dir", str(tmp_path))
     wait_for_partial(tmp_path)
     second = stride("org/model", "--local-dir", str(tmp_path))
+    assert second.stderr is not None
+    assert "m.gguf is being downloaded by somebody else; waiting\n" in iter(second.stderr.readline, "")
+    hub.pause = 0.0
     finish(first)
     finish(second)
     assert (tmp_path / "m.gguf").read_bytes() == content

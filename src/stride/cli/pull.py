@@ -54,7 +54,12 @@ def command(
     )
     with bars:
         tasks = {file.path: bars.add_task(file.path, total=file.size) for file in files}
-        paths = pull(target, files, lambda path, have: bars.update(tasks[path], completed=have))
+        paths = pull(
+            target,
+            files,
+            progress=lambda path, have: bars.update(tasks[path], completed=have),
+            notify=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        )
 
     by_name = dict(zip((file.path for file in files), paths, strict=True))
     for model in variants((file.path, file.size) for file in files):

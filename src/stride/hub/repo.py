@@ -6,15 +6,15 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -32,6 +32,7 @@ from stride.hub.download import NO_ACCESS, Place, Progress, RemoteFile, Source, 
 from stride.hub.variants import choose, gib, variants
 
 N_WORKERS = 4
+LOCK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +176,10 @@ def free_space(layout: Layout, files: Sequence[RemoteFile]) -> tuple[int, int]:
     return missing, free
 
 
-def pull(layout: Layout, files: Sequence[RemoteFile], progress: Progress) -> list[Path]:
+def pull(layout: Layout, files: Sequence[RemoteFile], progress: Progress, notify: Callable[[str], None]) -> list[Path]:
     """Download files, some side by side; gives their paths in order. Safe to repeat and to run twice at once.
 
-    ``progress`` is called from several threads.
+    ``progress`` and ``notify`` (a line for the user) are called from several threads.
 
     Raises:
         StrideError: a download failed; the others are stopped where they are.
@@ -188,16 +189,35 @@ def pull(layout: Layout, files: Sequence[RemoteFile], progress: Progress) -> lis
     source = Source(constants.ENDPOINT, headers, timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
     stopped = threading.Event()
 
-    def report(path: str, have: int) -> None:
+    def go_on(path: str) -> None:
         if stopped.is_set():
             raise StrideError(f"{path}: stopped")
+
+    def report(path: str, have: int) -> None:
+        go_on(path)
         progress(path, have)
+
+    @contextmanager
+    def alone(file: RemoteFile, lock: FileLock) -> Iterator[None]:
+        """Wait until nobody else downloads a file, in this process or another."""
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            notify(f"{file.path} is being downloaded by somebody else; waiting")
+            while not lock.is_locked:
+                go_on(file.path)
+                with suppress(Timeout):
+                    lock.acquire(timeout=LOCK_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def one(file: RemoteFile) -> Path:
         place, lock = layout.place(file), layout.lock(file)
         for folder in (place.final.parent, place.partial.parent, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with alone(file, FileLock(lock)):
             download(file, place, source, report)
         return layout.publish(file)
 
