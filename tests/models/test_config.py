@@ -44,6 +44,16 @@ def test_older_names_mean_the_same(step35):
     assert config_of(step35(metadata=older)) == config_of(step35())
 
 
+def test_widths_may_differ_from_block_to_block(step35):
+    same = config_of(step35(metadata={"feed_forward_length": [96] * 6, "expert_feed_forward_length": [32] * 6}))
+    assert same == config_of(step35())
+
+
+def test_arrays_must_reach_to_the_draft_layers(step35):
+    with pytest.raises(ModelFileError, match=r"attention.head_count.* 4 entries, but needs at least 6"):
+        config_of(step35(metadata={"attention.head_count": [4, 6, 6, 6]}))
+
+
 def test_clamps_may_be_left_out(step35):
     config = config_of(step35(metadata={"swiglu_clamp_exp": None, "swiglu_clamp_shexp": None}))
     assert all(layer.ffn.limit == 0 for layer in config.layers)
@@ -128,6 +138,13 @@ def test_llama_and_qwen2_are_uniform(tmp_path, write_model, architecture, pairs)
 def test_rope_scalings(tmp_path, write_model, scaling, expected):
     path = write_model(tmp_path / "m.gguf", "llama", UNIFORM | scaling, {"token_embd.weight": (40, 64)})
     assert config_of(path).layers[0].rope.scaling == expected
+
+
+def test_a_partial_yarn_is_refused(tmp_path, write_model):
+    partial = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.yarn_ext_factor": 0.5}
+    path = write_model(tmp_path / "m.gguf", "llama", UNIFORM | partial, {"token_embd.weight": (40, 64)})
+    with pytest.raises(UnsupportedError, match="yarn_ext_factor"):
+        config_of(path)
 
 
 @pytest.mark.parametrize("kind", ["longrope", "su"])

@@ -37,6 +37,7 @@ def read_uniform(file: GGUFFile, prefix: str, pairs: Literal["halves", "adjacent
         pairs=pairs,
         scaling=rope_scaling(file, prefix, context_length),
     )
+    widths = meta.integers(f"{prefix}.feed_forward_length", n_layers)
     layers = tuple(
         LayerConfig(
             n_heads=n_heads[index],
@@ -44,7 +45,7 @@ def read_uniform(file: GGUFFile, prefix: str, pairs: Literal["halves", "adjacent
             key_dim=key_dim,
             value_dim=meta.integer(f"{prefix}.attention.value_length", default=head_dim),
             rope=rope,
-            ffn=DenseConfig(meta.integer(f"{prefix}.feed_forward_length")),
+            ffn=DenseConfig(widths[index]),
         )
         for index in range(n_layers)
     )

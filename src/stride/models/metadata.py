@@ -49,6 +49,8 @@ def rope_scaling(file: GGUFFile, prefix: str, context_length: int) -> RopeScalin
         case "linear":
             return LinearScaling(factor) if factor not in (0.0, 1.0) else None
         case "yarn":
+            if meta.number(scaling + "yarn_ext_factor", default=1.0) != 1.0:
+                raise UnsupportedError(f"{file.paths[0]}: {scaling}yarn_ext_factor other than 1 is not supported")
             return YarnScaling(
                 factor=factor or 1.0,
                 original_context=meta.integer(scaling + "original_context_length", default=context_length),

@@ -27,9 +27,14 @@ def read(file: GGUFFile) -> ModelConfig:
     if "blk.0.attn_norm.weight" not in file.tensors and f"blk.{n_trunk}.nextn.eh_proj.weight" in file.tensors:
         raise UnsupportedError(f"{file.paths[0]} holds only draft layers; they run beside the file of their trunk")
 
-    n_heads = meta.integers(prefix + "attention.head_count", n_blocks, at_least=n_trunk)
-    n_kv_heads = meta.integers(prefix + "attention.head_count_kv", n_blocks, at_least=n_trunk)
-    sliding = meta.booleans(prefix + "attention.sliding_window_pattern", n_blocks, at_least=n_trunk)
+    has_draft = f"blk.{n_trunk}.nextn.eh_proj.weight" in file.tensors
+    n_needed = n_blocks if has_draft else n_trunk  # entries that per-block arrays must have
+
+    n_heads = meta.integers(prefix + "attention.head_count", n_blocks, at_least=n_needed)
+    n_kv_heads = meta.integers(prefix + "attention.head_count_kv", n_blocks, at_least=n_needed)
+    sliding = meta.booleans(prefix + "attention.sliding_window_pattern", n_blocks, at_least=n_needed)
+    expert_widths = meta.integers(prefix + "expert_feed_forward_length", n_blocks, at_least=n_needed)
+    dense_widths = meta.integers(prefix + "feed_forward_length", n_blocks, at_least=n_needed)
     window = meta.integer(prefix + "attention.sliding_window")
 
     routed_limits = _limits(file, "swiglu_clamp_exp", "swiglu_limits", n_blocks, n_trunk)
@@ -56,7 +61,7 @@ def read(file: GGUFFile) -> ModelConfig:
             ffn=MoeConfig(
                 n_experts=meta.integer(prefix + "expert_count"),
                 top_k=meta.integer(prefix + "expert_used_count"),
-                width=meta.integer(prefix + "expert_feed_forward_length"),
+                width=expert_widths[index],
                 gating=GATING[gating],
                 normalize=meta.boolean(prefix + "expert_weights_norm", default=False),
                 scale=meta.number(prefix + "expert_weights_scale", default=1.0) or 1.0,
@@ -66,12 +71,9 @@ def read(file: GGUFFile) -> ModelConfig:
             )
             if is_moe
             # llama.cpp clamps a dense block by the shared experts' array; the real model has 0 there.
-            else DenseConfig(meta.integer(prefix + "feed_forward_length"), limit=shared_limits[index]),
+            else DenseConfig(dense_widths[index], limit=shared_limits[index]),
         )
 
-    has_draft = f"blk.{n_trunk}.nextn.eh_proj.weight" in file.tensors
-    if has_draft and len(n_heads) < n_blocks:
-        raise ModelFileError(f"per-layer arrays end before the {n_draft} draft layers", path=file.paths[0])
     return ModelConfig(
         architecture="step35",
         name=model_name(file),
