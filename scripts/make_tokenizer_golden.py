@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import gguf
 import llama_cpp
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BpeTokenizer
 
-import gguf
 from stride.chat.pretokenizers import PRE_TOKENIZERS
 from stride.chat.tokenizer import Tokenizer
 
