@@ -151,6 +151,20 @@ def test_redirect_to_a_private_address_is_refused(fetch, hub):
     assert len(hub.ranges("model.gguf")) == 2
 
 
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("http://x:port", "no address"),
+        ("ftp://example.com", "not encrypted"),
+        ("http://name.invalid", r"name\.invalid: .* 6 times in a row"),
+    ],
+)
+def test_redirect_to_nowhere(fetch, hub, location, message):
+    hub.redirect = location
+    with pytest.raises(StrideError, match=message):
+        fetch()
+
+
 def test_redirect_loop_ends(fetch, hub):
     hub.redirect = hub.url
     with pytest.raises(StrideError, match="redirects more than"):

@@ -185,6 +185,14 @@ def test_small_disk_is_an_error_before_anything_is_downloaded(stride, hub, tmp_p
     assert hub.ranges("m.gguf") == []
 
 
+def test_folder_that_cannot_be_made(stride, hub, tmp_path):
+    hub.add("org/model", {"m.gguf": data(1)})
+    (tmp_path / "file").touch()
+    _, err = finish(stride("org/model", "--local-dir", str(tmp_path / "file/in")), status=1)
+    assert "m.gguf cannot be kept: " in err
+    assert "Traceback" not in err
+
+
 def test_damaged_download_leaves_no_file(stride, hub, tmp_path):
     hub.add("org/model", {"m.gguf": data(1)})
     hub.corrupt = 2

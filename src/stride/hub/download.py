@@ -84,7 +84,7 @@ class Source:
                 if not response.has_redirect_location:
                     yield response.raise_for_status()
                     return
-                target = response.url.join(response.headers["location"])
+                target = _join(response.url, response.headers["location"])
                 self._check_redirect(target)
         raise StrideError(f"{url} redirects more than {MAX_REDIRECTS} times")
 
@@ -93,7 +93,11 @@ class Source:
             raise StrideError(f"the hub redirects to {target.scheme}://{target.host}, which is not encrypted; refused")
         if target.host == self.endpoint.host:
             return
-        for *_, address in socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM):
+        try:
+            found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpx.ConnectError(f"{target.host}: {error.strerror}") from error
+        for *_, address in found:
             if not ipaddress.ip_address(address[0]).is_global:
                 raise StrideError(f"the hub redirects to {target.host}, a private address ({address[0]}); refused")
 
@@ -196,6 +200,13 @@ def _digest(file: RemoteFile, path: Path, progress: Progress) -> str:
 def _free_bytes(folder: Path) -> int:
     info = os.statvfs(folder)
     return info.f_bavail * info.f_frsize
+
+
+def _join(base: httpx.URL, location: str) -> httpx.URL:
+    try:
+        return base.join(location)
+    except httpx.InvalidURL as error:
+        raise StrideError(f"the hub redirects to {location!r}, which is no address") from error
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -215,11 +215,14 @@ def pull(layout: Layout, files: Sequence[RemoteFile], progress: Progress, notify
 
     def one(file: RemoteFile) -> Path:
         place, lock = layout.place(file), layout.lock(file)
-        for folder in (place.final.parent, place.partial.parent, lock.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        with alone(file, FileLock(lock)):
-            download(file, place, source, report)
-        return layout.publish(file)
+        try:
+            for folder in (place.final.parent, place.partial.parent, lock.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            with alone(file, FileLock(lock)):
+                download(file, place, source, report)
+            return layout.publish(file)
+        except OSError as error:
+            raise StrideError(f"{file.path} cannot be kept: {error}") from error
 
     with closing(source), ThreadPoolExecutor(N_WORKERS) as pool:
         futures = [pool.submit(one, file) for file in files]
