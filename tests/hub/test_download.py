@@ -154,7 +154,7 @@ def test_redirect_to_a_private_address_is_refused(fetch, hub):
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("http://x:port", "no address"),
+        ("http://x:port", "Invalid URL in location header"),
         ("ftp://example.com", "not encrypted"),
         ("http://name.invalid", r"name\.invalid: .* 6 times in a row"),
     ],

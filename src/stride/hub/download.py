@@ -84,7 +84,7 @@ class Source:
                 if not response.has_redirect_location:
                     yield response.raise_for_status()
                     return
-                target = _join(response.url, response.headers["location"])
+                target = response.url.join(response.headers["location"])
                 self._check_redirect(target)
         raise StrideError(f"{url} redirects more than {MAX_REDIRECTS} times")
 
@@ -200,13 +200,6 @@ def _digest(file: RemoteFile, path: Path, progress: Progress) -> str:
 def _free_bytes(folder: Path) -> int:
     info = os.statvfs(folder)
     return info.f_bavail * info.f_frsize
-
-
-def _join(base: httpx.URL, location: str) -> httpx.URL:
-    try:
-        return base.join(location)
-    except httpx.InvalidURL as error:
-        raise StrideError(f"the hub redirects to {location!r}, which is no address") from error
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
