@@ -39,7 +39,7 @@ def test_drift_needs_a_trend_that_is_steady_and_large():
         assert found is not None
         return found.drift
 
-    assert drift([100, 95, 90, 85, 80]) == pytest.approx(-20 / 90)
+    assert drift([100, 95, 90, 85, 80]) == pytest.approx(-0.2)
     assert drift([100, 80, 99, 81, 100]) is None
     assert drift([100, 99.9, 99.8, 99.7, 99.6]) is None
     assert drift([100, 90, 80]) is None

@@ -11,7 +11,7 @@ SERIES = ("#1f6f8b", "#c05621", "#5b7f2b", "#7a4fa3", "#a3324f", "#4b5563")
 SERIES_DARK = ("#5fb8d6", "#f0995c", "#a3c76d", "#bb97e0", "#e87f9b", "#a7b0bd")
 INK, INK_DARK = "#24292f", "#e6e6e6"
 GRID, GRID_DARK = "#d8dee4", "#3a4048"
-WIDTH = 430
+WIDTH = 330
 
 
 def style() -> str:
@@ -58,8 +58,7 @@ def rates_chart(results: Results, figures: Sequence[str], title: str) -> str | N
         base = base.encode(yOffset=alt.YOffset("target:N", sort=labels))
     dots = base.mark_circle(size=46, opacity=0.55)
     medians = base.mark_tick(thickness=3, size=18).encode(x=alt.X("median(rate):Q", title=title))
-    step = max(34, 20 * len(labels))
-    return _svg((dots + medians).properties(width=WIDTH, height=alt.Step(step)))
+    return _svg((dots + medians).properties(width=WIDTH, height=alt.Step(20 if several else 34)))
 
 
 def memory_chart(results: Results) -> str | None:

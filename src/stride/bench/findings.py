@@ -171,6 +171,8 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
     cut = sum(run.reply.answer.finish_reason == "length" for run in coding)
     if cut:
         yield f"**Cut off.** {name}: {fig.of(cut, len(coding))} coding answers reached the token limit."
+    if said:
+        return
     missed = _usually_missed(coding)
     if missed:
         yield f"**Coding checks missed.** {name}: {plain(fig.join(missed))}."

@@ -72,6 +72,6 @@ def _drift(values: FloatArray) -> float | None:
         return None
     order = np.arange(values.size)
     correlation = float(np.corrcoef(order, values)[0, 1])
-    slope = float(np.polyfit(order, values, 1)[0])
-    change = slope * (values.size - 1) / float(np.median(values))
+    slope, first = (float(part) for part in np.polyfit(order, values, 1))
+    change = slope * (values.size - 1) / first
     return change if abs(correlation) >= DRIFT_CORRELATION and abs(change) > DRIFT_CHANGE else None
