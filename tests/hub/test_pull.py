@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from stride.errors import StrideError
 from stride.hub import resolve
+from stride.hub.repo import safe_path
 
 
 def data(seed: int, size: int = 300_000) -> bytes:
@@ -169,12 +171,20 @@ def test_moved_revision_does_not_mix_commits(stride, hub, tmp_path):
     assert (tmp_path / "m.gguf").read_bytes() == new
 
 
-@pytest.mark.parametrize("name", ["../evil.gguf", "a/../../evil.gguf", "/tmp/evil.gguf", "a\\..\\..\\evil.gguf"])
-def test_names_that_lead_outside_are_refused(stride, hub, tmp_path, name):
-    hub.add("org/model", {name: data(1), "fine.gguf": data(2)})
+def test_names_that_lead_outside_are_refused(stride, hub, tmp_path):
+    hub.add("org/model", {"../evil.gguf": data(1), "fine.gguf": data(2)})
     _, err = finish(stride("org/model", "--include", "*", "--local-dir", str(tmp_path / "in")), status=1)
-    assert "leads outside of its folder; refused" in err
+    assert "'../evil.gguf', which leads outside of its folder; refused" in err
     assert not list(tmp_path.rglob("*.gguf"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a/../../evil", "..", "/tmp/evil", "a\\..\\..\\evil", "C:\\evil", "\\\\host\\x", "a\0b", "a\nb"]
+)
+def test_names(name):
+    with pytest.raises(StrideError, match="refused"):
+        safe_path(name)
+    assert safe_path("IQ4_XS/Step-3.5..Flash.gguf") == "IQ4_XS/Step-3.5..Flash.gguf"
 
 
 def test_small_disk_is_an_error_before_anything_is_downloaded(stride, hub, tmp_path):

@@ -88,7 +88,7 @@ def look_up(name: str, revision: str = "main") -> Repo:
         raise StrideError(f"{constants.ENDPOINT} does not answer for {name}: {first_line}") from error
     files = [
         RemoteFile(
-            path=_safe(entry.path),
+            path=safe_path(entry.path),
             size=entry.lfs.size if entry.lfs else entry.size,
             digest=_digest(entry),
             url=hf_hub_url(name, entry.path, revision=commit, endpoint=constants.ENDPOINT),
@@ -240,7 +240,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _safe(path: str) -> str:
+def safe_path(path: str) -> str:
     """A file name from the hub, refused where it would lead out of the folder that it is put in."""
     windows = PureWindowsPath(path)
     if not path.isprintable() or ".." in windows.parts or windows.anchor or PurePosixPath(path).is_absolute():
