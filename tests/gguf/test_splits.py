@@ -32,6 +32,12 @@ def values(path):
         return [(name, tensor.dequantize()[0, 0]) for name, tensor in model.tensors.items()]
 
 
+def test_a_file_is_not_compared_with_itself(tmp_path):
+    (path,) = write_gguf(tmp_path / "m.gguf", {"general.architecture": "step35", "x.nan": float("nan")}, [])
+    with open_gguf(path) as model:
+        assert "x.nan" in model.metadata
+
+
 def write_part(path, names, *, index, count, n_tensors, architecture="step35"):
     """One part that says of itself what it is told to."""
     writer = gguf.GGUFWriter(path, architecture)
