@@ -72,6 +72,9 @@ def test_clamps_may_be_left_out(step35):
         ({"context_length": 0}, "context length"),
         ({"feed_forward_length": 0}, "width of 0"),
         ({"rope.dimension_count": 66}, "rotates"),
+        ({"rope.freq_base": 0.0}, "layer 0 rotates by the base 0"),
+        ({"rope.freq_base_swa": -5.0}, "layer 1 rotates by the base -5"),
+        ({"attention.layer_norm_rms_epsilon": -1e-5}, "epsilon is -1e-05"),
         ({"attention.head_count": "many"}, "attention.head_count"),
         ({"attention.layer_norm_rms_epsilon": None}, "attention.layer_norm_rms_epsilon"),
         ({"attention.sliding_window_pattern": [True]}, "sliding_window_pattern"),
@@ -138,6 +141,22 @@ def test_llama_and_qwen2_are_uniform(tmp_path, write_model, architecture, pairs)
 def test_rope_scalings(tmp_path, write_model, scaling, expected):
     path = write_model(tmp_path / "m.gguf", "llama", UNIFORM | scaling, {"token_embd.weight": (40, 64)})
     assert config_of(path).layers[0].rope.scaling == expected
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"rope.scaling.factor": -4.0}, "scales positions by -4"),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 0},
+            "a context of 0",
+        ),
+    ],
+)
+def test_an_impossible_rope_scaling_is_refused(tmp_path, write_model, scaling, message):
+    path = write_model(tmp_path / "m.gguf", "llama", UNIFORM | scaling, {"token_embd.weight": (40, 64)})
+    with pytest.raises(ModelFileError, match=message):
+        config_of(path)
 
 
 def test_a_partial_yarn_is_refused(tmp_path, write_model):

@@ -150,6 +150,7 @@ def check_config(file: GGUFFile, config: ModelConfig) -> None:
 
     require(config.n_embd > 0, "the embedding length is 0")
     require(config.context_length > 0, "the context length is 0")
+    require(config.norm_epsilon >= 0, f"the norms' epsilon is {config.norm_epsilon:g}")
     require(len(config.layers) > 0, "the model has no layers")
     for index, layer in enumerate((*config.layers, *config.draft_layers)):
         heads = f"layer {index} has {layer.n_heads} heads and {layer.n_kv_heads} key/value heads"
@@ -160,6 +161,11 @@ def check_config(file: GGUFFile, config: ModelConfig) -> None:
             0 < layer.rope.dims <= layer.key_dim and layer.rope.dims % 2 == 0,
             f"layer {index} rotates {layer.rope.dims} of {layer.key_dim} dimensions",
         )
+        require(layer.rope.theta > 1, f"layer {index} rotates by the base {layer.rope.theta:g}")
+        if (scaling := layer.rope.scaling) is not None:
+            require(scaling.factor > 0, f"layer {index} scales positions by {scaling.factor:g}")
+            original = scaling.original_context if isinstance(scaling, YarnScaling) else 1
+            require(original > 0, f"layer {index} scales positions from a context of {original}")
         require(layer.window is None or layer.window > 0, f"layer {index} has a window of 0")
         require(layer.ffn.width > 0, f"layer {index} has a feed-forward width of 0")
         if isinstance(layer.ffn, MoeConfig):
