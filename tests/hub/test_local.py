@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from stride.errors import StrideError
+from stride.errors import ModelFileError, StrideError
+from stride.gguf import open_gguf
 from stride.hub import resolve
 
 
@@ -33,6 +34,14 @@ def test_a_path_is_itself(tmp_path, monkeypatch):
     assert resolve(str(tmp_path)) == tmp_path
     monkeypatch.chdir(tmp_path)
     assert os.fspath(resolve("org/name")) == "org/name"
+
+
+def test_a_link_loop_is_a_path_not_a_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org/name").symlink_to("name")
+    with pytest.raises(ModelFileError, match="org/name: cannot be opened"):
+        open_gguf(resolve("org/name"))
 
 
 def test_first_part_of_the_named_quantisation(snapshot):

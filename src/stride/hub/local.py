@@ -43,7 +43,7 @@ def resolve(model: str) -> Path:
         StrideError: there is no such file, and no such pulled repository; says what to pull.
     """
     path = Path(model).expanduser()
-    if path.exists():
+    if path.exists() or path.is_symlink():  # opening a broken link says what is wrong with it
         return path
     if not _NAME.fullmatch(model):
         raise StrideError(f"there is no {model}")
