@@ -185,6 +185,11 @@ def test_one_stop_string_may_stand_alone():
     assert sampling_params({"stop": "END", "seed": None}) == SamplingParams(stop=("END",))
 
 
+def test_stop_strings_are_refused_by_name_where_they_are_none():
+    with pytest.raises(RequestError, match="stop is 5"):
+        sampling_params({"stop": 5})
+
+
 def test_a_model_that_does_not_fit_is_refused_with_numbers(monkeypatch):
     class Memory:
         available = 1 << 20

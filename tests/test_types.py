@@ -25,6 +25,14 @@ from stride.types import SamplingParams, Timings
         ("max_tokens", -1),
         ("logit_bias", {3: math.nan}),
         ("stop", ("",)),
+        ("temperature", "hot"),
+        ("top_k", 2.5),
+        ("max_tokens", 2.5),
+        ("seed", "1"),
+        ("logit_bias", {"3": 1.0}),
+        ("logit_bias", [3]),
+        ("stop", (5,)),
+        ("stop", ["END"]),
     ],
 )
 def test_a_bad_sampling_parameter_is_refused_by_name(field, value):

@@ -381,7 +381,9 @@ def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     if unknown:
         raise RequestError(f"there is no sampling parameter {unknown[0]!r}; there are: {', '.join(known)}")
     stop = given.pop("stop", ())
-    return SamplingParams(stop=(stop,) if isinstance(stop, str) else tuple(stop), **given)
+    if isinstance(stop, str):
+        stop = (stop,)
+    return SamplingParams(stop=tuple(stop) if isinstance(stop, Sequence) else stop, **given)
 
 
 def _resolve(model: str | Path | None) -> Path:

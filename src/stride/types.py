@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -60,6 +61,10 @@ def _check(condition: bool, name: str, value: object, expected: str) -> None:
         raise RequestError(f"{name} is {value!r}, but must be {expected}", field=name)
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen. Defaults are llama-server's.
@@ -89,24 +94,35 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("top_k", "repeat_last_n", "seed", "max_tokens"):
+            value = getattr(self, name)
+            optional = value is None and name in ("seed", "max_tokens")
+            _check(optional or isinstance(value, Integral), name, value, "an integer")
         for name in ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"):
             value = getattr(self, name)
-            _check(math.isfinite(value) and value >= 0, name, value, "a finite number of at least 0")
+            _check(_is_finite(value) and value >= 0, name, value, "a finite number of at least 0")
         for name in ("top_p", "min_p", "typical_p"):
             _check(getattr(self, name) <= 1, name, getattr(self, name), "at most 1")
         for name in ("presence_penalty", "frequency_penalty"):
-            _check(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number")
+            _check(_is_finite(getattr(self, name)), name, getattr(self, name), "a finite number")
         _check(self.repeat_penalty > 0, "repeat_penalty", self.repeat_penalty, "above 0")
         _check(self.top_k >= 0, "top_k", self.top_k, "at least 0")
         _check(self.repeat_last_n >= -1, "repeat_last_n", self.repeat_last_n, "at least -1")
         _check(self.max_tokens is None or self.max_tokens >= 0, "max_tokens", self.max_tokens, "at least 0")
         _check(
-            all(math.isfinite(bias) or bias == -math.inf for bias in self.logit_bias.values()),
+            isinstance(self.logit_bias, Mapping)
+            and all(isinstance(token_id, Integral) for token_id in self.logit_bias)
+            and all(_is_finite(bias) or bias == -math.inf for bias in self.logit_bias.values()),
             "logit_bias",
-            dict(self.logit_bias),
-            "made of finite numbers or -inf",
+            self.logit_bias,
+            "token ids with finite numbers or -inf",
         )
-        _check(all(self.stop), "stop", self.stop, "made of strings that are not empty")
+        _check(
+            isinstance(self.stop, tuple) and all(isinstance(text, str) and text for text in self.stop),
+            "stop",
+            self.stop,
+            "a tuple of strings that are not empty",
+        )
 
 
 class LogitsMask(Protocol):
