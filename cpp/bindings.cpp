@@ -298,11 +298,11 @@ NB_MODULE(_cpu, m) {
           nb::arg("kind"));
     m.def(
         "read",
-        [](Engine& engine, Matrix& weight, int file, int64_t offset) {
+        [](Engine& engine, Matrix& weight, int file, int64_t offset, bool keep_cached) {
             int64_t result;
             {
                 const nb::gil_scoped_release release;
-                result = engine.read(weight, file, offset);
+                result = engine.read(weight, file, offset, keep_cached);
             }
             if (result < -1) {
                 errno = static_cast<int>(-1 - result);
@@ -311,7 +311,7 @@ NB_MODULE(_cpu, m) {
             }
             return result;
         },
-        nb::arg("engine"), nb::arg("weight"), nb::arg("file"), nb::arg("offset"));
+        nb::arg("engine"), nb::arg("weight"), nb::arg("file"), nb::arg("offset"), nb::arg("keep_cached"));
 }
 
 }  // namespace stride

@@ -17,9 +17,9 @@ constexpr float smallest_weight_sum = 6.103515625e-5f;  // as in llama.cpp: the 
 Engine::Engine(const Kernels& kernels, int n_threads)
     : kernels_(kernels), pool_(n_threads), scratch_(static_cast<size_t>(n_threads)) {}
 
-int64_t Engine::read(Matrix& matrix, int file, int64_t offset) {
+int64_t Engine::read(Matrix& matrix, int file, int64_t offset, bool keep_cached) {
     const std::lock_guard lock(mutex_);
-    return matrix.read(pool_, file, offset);
+    return matrix.read(pool_, file, offset, keep_cached);
 }
 
 void Engine::embed(const Matrix& table, const int32_t* ids, int64_t n, float* out) {

@@ -1,5 +1,6 @@
 #include "matrix.hpp"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,6 +28,16 @@ int64_t read_fully(int file, uint8_t* out, int64_t n_bytes, int64_t offset) {
     return done;
 }
 
+// Advice only: where the system does not take it, reading is slower once memory is full.
+void forget_cached(int file, int64_t n_bytes, int64_t offset) {
+#ifdef POSIX_FADV_DONTNEED
+    static_cast<void>(posix_fadvise(file, offset, n_bytes, POSIX_FADV_DONTNEED));
+#elif defined(F_NOCACHE)
+    static_cast<void>(n_bytes), static_cast<void>(offset);
+    static_cast<void>(fcntl(file, F_NOCACHE, 1));
+#endif
+}
+
 }  // namespace
 
 Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns)
@@ -47,7 +58,7 @@ void Matrix::pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows) 
     }
 }
 
-int64_t Matrix::read(ThreadPool& pool, int file, int64_t offset) {
+int64_t Matrix::read(ThreadPool& pool, int file, int64_t offset, bool keep_cached) {
     const int64_t row_bytes = format_.file_row_bytes(columns_);
     const int64_t step = std::max<int64_t>(1, staging_bytes / (row_bytes * tile_rows)) * tile_rows;  // rows per read
     const int64_t steps = (rows_ + step - 1) / step;
@@ -61,6 +72,7 @@ int64_t Matrix::read(ThreadPool& pool, int file, int64_t offset) {
         uint8_t* rows = staging[static_cast<size_t>(thread)].get(step * row_bytes);
         const int64_t start = offset + (index * rows_ + first) * row_bytes;
         const int64_t done = read_fully(file, rows, n * row_bytes, start);
+        if (!keep_cached) forget_cached(file, n * row_bytes, start);
         if (done == n * row_bytes) pack(index, first, n, rows);
         else result.store(done < 0 ? done - 1 : start + done);
     });

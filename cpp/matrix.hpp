@@ -24,8 +24,8 @@ public:
     const uint8_t* tile(int64_t index, int64_t t) const { return data_.data() + (index * tiles_ + t) * tile_bytes_; }
 
     // Reads and packs all rows, from a file, on all threads. Gives -1, or the offset at which the file ended, or
-    // -1 - errno where reading failed (below -1).
-    int64_t read(ThreadPool& pool, int file, int64_t offset);
+    // -1 - errno where reading failed (below -1). Without `keep_cached` the system forgets each part once it is packed.
+    int64_t read(ThreadPool& pool, int file, int64_t offset, bool keep_cached);
 
     // Packs rows `first` .. `first + n` of matrix `index`, which lie in memory as in a file. first is a multiple of 16.
     void pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows);

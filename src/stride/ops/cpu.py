@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from stride import _cpu
 from stride.errors import ModelFileError, UnsupportedError
@@ -95,8 +96,11 @@ class CpuBackend:
         if _held_type(tensor) is not tensor.type:
             return self._converted_weight(tensor, count, rows, columns)
         weight = _cpu.weight(tensor.type, count, rows, columns)
-        with open(tensor.path, "rb", buffering=0) as file:
-            end = _cpu.read(self._engine, weight, file.fileno(), tensor.offset)
+        try:
+            with open(tensor.path, "rb", buffering=0) as file:
+                end = _cpu.read(self._engine, weight, file.fileno(), tensor.offset, _stays_cached(file.fileno()))
+        except OSError as error:
+            raise ModelFileError(str(error), path=tensor.path, tensor=tensor.name, offset=tensor.offset) from error
         if end >= 0:
             raise ModelFileError("the file ends here", path=tensor.path, tensor=tensor.name, offset=end)
         return weight
@@ -212,6 +216,14 @@ class CpuBackend:
 
     def to_host(self, x: FloatArray) -> FloatArray:
         return x
+
+
+def _stays_cached(file: int) -> bool:
+    """Whether the system may keep the file in its cache beside the packed weights: only where memory is plenty.
+
+    A cache that grows while huge pages are asked for splits what is free, and reading becomes several times slower.
+    """
+    return psutil.virtual_memory().available >= 4 * os.fstat(file).st_size
 
 
 def _held_type(tensor: Tensor) -> QuantType:
