@@ -4,13 +4,21 @@ import asyncio
 import json
 
 import numpy as np
+import psutil
 import pytest
 
-from stride import LLM, SamplingParams, api
+from stride import LLM, SamplingParams, api, demo
 from stride.api import Stream, sampling_params
 from stride.chat.stream import StreamParser, collect
 from stride.engine import Finished
-from stride.errors import ContextOverflowError, GenerationError, ModelFileError, RequestError, StrideError
+from stride.errors import (
+    ContextOverflowError,
+    GenerationError,
+    ModelFileError,
+    RequestError,
+    StrideError,
+    UnsupportedError,
+)
 from stride.types import ContentDelta, Finish, Message, ReasoningDelta, Timings, Tool, ToolCallStart, Usage
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -57,6 +65,8 @@ def test_token_ids_are_a_prompt_too(llm):
     by_text = llm.generate("Hello", max_tokens=5, temperature=0)
     by_ids = llm.generate(llm.tokenize("Hello"), max_tokens=5, temperature=0)
     assert by_text.text == by_ids.text
+    by_array = llm.generate(np.array(llm.tokenize("Hello")), max_tokens=5, temperature=0)
+    assert by_text.text == by_array.text
 
 
 def test_a_stop_string_ends_the_output_and_is_not_shown(llm):
@@ -165,6 +175,7 @@ def test_event_types_of_a_chat(llm):
     [
         (lambda llm: llm.generate(""), RequestError, "empty"),
         (lambda llm: llm.generate([]), RequestError, "empty"),
+        (lambda llm: llm.chat([]), RequestError, "no messages"),
         (lambda llm: llm.generate("x", temperature=-1), RequestError, "temperature"),
         (lambda llm: llm.generate("x", temprature=1), RequestError, "temprature"),
         (lambda llm: llm.generate("x " * 600), ContextOverflowError, "512"),
@@ -208,6 +219,37 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"no model")
     with pytest.raises(ModelFileError, match=r"x\.gguf"):
         LLM(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("written", "patched", "error"),
+    [
+        (b"deepseek-v3", b"deepseek-v9", UnsupportedError),
+        (b"tokenizer.ggml.model", b"tokenizer.ggml.m0del", UnsupportedError),
+        (b"tokenizer.ggml.tokens", b"tokenizer.ggml.t0kens", ModelFileError),
+        (b"output_norm.weight", b"output_n0rm.weight", ModelFileError),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_and_closed(tmp_path, written, patched, error):
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(demo.path().read_bytes().replace(written, patched, 1))
+    before = psutil.Process().num_fds()
+    with pytest.raises(error, match=r"odd\.gguf: "):
+        LLM(path)
+    assert psutil.Process().num_fds() == before
+
+
+def test_backend_and_context_may_be_given_in_place():
+    with LLM(None, "numpy", 64) as model:
+        assert (model.backend.name, model.n_ctx) == ("numpy", 64)
+
+
+def test_a_bad_context_is_refused_before_weights_are_read():
+    def progress(done, total):
+        raise AssertionError("weights were read")
+
+    with pytest.raises(RequestError, match="n_ctx is 1"):
+        LLM(n_ctx=1, progress=progress)
 
 
 def test_a_closed_model_refuses():

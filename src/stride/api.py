@@ -7,6 +7,7 @@ import asyncio
 import math
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,8 @@ from stride.chat.stream import StreamParser, collect
 from stride.chat.template import ChatTemplate, builtin
 from stride.chat.tokenizer import Tokenizer
 from stride.engine import Engine, EngineConfig, Failed, Finished, Output, Request
-from stride.errors import RequestError, StrideError
-from stride.gguf import Metadata, open_gguf
+from stride.errors import ModelFileError, RequestError, StrideError, UnsupportedError
+from stride.gguf import GGUFFile, Metadata, open_gguf
 from stride.models import Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import FloatArray, KVType
@@ -72,9 +73,9 @@ class LLM:
     def __init__(
         self,
         model: str | Path | None = None,
-        *,
         backend: str = "auto",
         n_ctx: int | None = None,
+        *,
         n_parallel: int = 1,
         threads: int | None = None,
         kv_type: KVType = "f16",
@@ -86,18 +87,21 @@ class LLM:
                 f"kv_type is {kv_type!r}, but must be one of {', '.join(get_args(KVType))}", field="kv_type"
             )
         self.path = _resolve(model)
-        self._file = open_gguf(self.path)
-        self.config = read_config(self._file)
-        self.tokenizer = Tokenizer.from_metadata(self._file.metadata)
-        self.kv_type = kv_type
-        self.n_ctx = min(n_ctx or DEFAULT_CONTEXT, self.config.context_length)
-        self.kv_bytes = n_parallel * self.config.kv_bytes(self.n_ctx, kv_type)
-        self.template = _template(self._file.metadata, self.tokenizer, chat_template)
-        self.tool_format = detect_format(self.template.source, self.config.architecture)
-        self.backend = ops.load(backend, threads)
-        _check_memory(self.path, sum(map(self.backend.held_bytes, self._file.tensors.values())), self.kv_bytes)
-        self._decoder = load_model(self._file, self.backend, progress)
-        self.engine = Engine(self._decoder, EngineConfig(n_ctx=self.n_ctx, n_parallel=n_parallel, kv_type=kv_type))
+        with ExitStack() as opened:
+            self._file = opened.enter_context(open_gguf(self.path))
+            self.config = read_config(self._file)
+            self.tokenizer = _tokenizer(self._file)
+            self.kv_type = kv_type
+            self.n_ctx = min(n_ctx or DEFAULT_CONTEXT, self.config.context_length)
+            engine_config = EngineConfig(n_ctx=self.n_ctx, n_parallel=n_parallel, kv_type=kv_type)
+            self.kv_bytes = n_parallel * self.config.kv_bytes(self.n_ctx, kv_type)
+            self.template = _template(self._file.metadata, self.tokenizer, chat_template)
+            self.tool_format = detect_format(self.template.source, self.config.architecture)
+            self.backend = ops.load(backend, threads)
+            _check_memory(self.path, sum(map(self.backend.held_bytes, self._file.tensors.values())), self.kv_bytes)
+            self._decoder = load_model(self._file, self.backend, progress)
+            self.engine = Engine(self._decoder, engine_config)
+            opened.pop_all()  # from here on `close` closes the file
 
     # --- generation ---
 
@@ -156,7 +160,7 @@ class LLM:
 
     def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Stream:
         """`generate` as a stream of events, all of them content."""
-        if not prompt:
+        if not len(prompt):
             raise RequestError("the prompt is empty", field="prompt")
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         return Stream(self, ids, params or SamplingParams(), parser=None)
@@ -169,6 +173,8 @@ class LLM:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Stream:
         """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
+        if not messages:
+            raise RequestError("there are no messages", field="messages")
         offered = [as_tool(tool) for tool in tools]
         rendered = self.template.render([as_message(m) for m in messages], offered, **(template_kwargs or {}))
         parser = StreamParser(self.tool_format, offered, self.tool_format.starts_in_reasoning(rendered.text))
@@ -394,6 +400,16 @@ def _resolve(model: str | Path | None) -> Path:
     from stride import hub
 
     return hub.resolve(str(model))
+
+
+def _tokenizer(file: GGUFFile) -> Tokenizer:
+    """The file's tokenizer, whose errors name the file."""
+    try:
+        return Tokenizer.from_metadata(file.metadata)
+    except ModelFileError as error:
+        raise ModelFileError(error.reason, path=file.paths[0]) from error
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{file.paths[0]}: {error}") from error
 
 
 def _template(metadata: Metadata, tokenizer: Tokenizer, source: str | None) -> ChatTemplate:
