@@ -223,7 +223,7 @@ def _stays_cached(file: int) -> bool:
 
     A cache that grows while huge pages are asked for splits what is free, and reading becomes several times slower.
     """
-    return psutil.virtual_memory().available >= 4 * os.fstat(file).st_size
+    return bool(psutil.virtual_memory().available >= 4 * os.fstat(file).st_size)
 
 
 def _held_type(tensor: Tensor) -> QuantType:
