@@ -111,6 +111,20 @@ def test_without_counts_there_is_no_rate(stand, wire):
     assert target.runs[-1].decode_rate is None
 
 
+def test_an_answer_in_one_piece_has_no_rate(stand, wire):
+    stand.answer = lambda body: [
+        0.02,
+        wire.delta(content="all of it"),
+        wire.delta("stop"),
+        wire.usage(3, 50),
+        wire.DONE,
+    ]
+    run = one(measure([Url(stand.url)], [SPEED], 1, Quiet())).runs[-1]
+    assert run.counted
+    assert run.completion_tokens == 50
+    assert run.decode_rate is None
+
+
 def test_failures_stay_in_the_results(stand, wire):
     good = [wire.delta("stop", content="x"), wire.usage(3, 5), wire.DONE]
     stand.answer = lambda body: 500 if len(stand.requests) == 3 else good

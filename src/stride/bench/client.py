@@ -43,13 +43,16 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One request's outcome. ``usage`` and ``timings`` are the server's own; ``error`` is why the run failed."""
+    """One request's outcome. ``usage`` and ``timings`` are the server's own; ``error`` is why the run failed.
+
+    ``n_pieces``: arrivals of reasoning, content or parts of tool calls.
+    """
 
     answer: Answer
     times: Times
     usage: Mapping[str, Any] | None
     timings: Mapping[str, Any] | None
-    n_chunks: int
+    n_pieces: int
     error: str | None = None
 
 
@@ -122,7 +125,7 @@ class Recorder:
     _finish_reason: str | None = None
     _usage: Mapping[str, Any] | None = None
     _timings: Mapping[str, Any] | None = None
-    _n_chunks: int = 0
+    _n_pieces: int = 0
     _done: bool = False
     _error: str | None = None
 
@@ -146,7 +149,7 @@ class Recorder:
         calls = tuple(ToolCall(c.id, c.name, c.arguments) for _, c in sorted(self._calls.items()))
         answer = Answer("".join(self._content), "".join(self._reasoning), calls, self._finish_reason)
         times = Times(**self._times, end=now - self.sent)
-        return Reply(answer, times, self._usage, self._timings, self._n_chunks, error)
+        return Reply(answer, times, self._usage, self._timings, self._n_pieces, error)
 
     def _take(self, at: float, payload: dict[str, Any]) -> None:
         if payload.get("error"):
@@ -154,7 +157,6 @@ class Recorder:
         self._usage = payload.get("usage") or self._usage
         self._timings = payload.get("timings") or self._timings
         for choice in payload.get("choices") or ():
-            self._n_chunks += 1
             delta = choice.get("delta") or {}
             reasoning = delta.get("reasoning_content") or delta.get("reasoning")
             content, calls = delta.get("content"), delta.get("tool_calls")
@@ -167,6 +169,7 @@ class Recorder:
             if content or calls:
                 self._times.setdefault("first_answer", at)
             if reasoning or content or calls:
+                self._n_pieces += 1
                 self._times.setdefault("first_token", at)
                 self._times["last_token"] = at
             if choice.get("finish_reason"):

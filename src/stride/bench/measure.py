@@ -58,9 +58,12 @@ class Run:
 
     @property
     def decode_rate(self) -> float | None:
-        """Tokens per second at the client: n - 1 tokens from the first arrival to the last."""
+        """Tokens per second at the client: n - 1 tokens from the first arrival to the last.
+
+        None for an answer that came in one piece, as some servers send tool calls: nobody saw its tokens pass.
+        """
         n, times = self.completion_tokens, self.reply.times
-        if n is None or n < 2 or times.first_token is None or times.last_token is None:
+        if n is None or n < 2 or self.reply.n_pieces < 2 or times.first_token is None or times.last_token is None:
             return None
         seconds = times.last_token - times.first_token
         return (n - 1) / seconds if seconds > 0 else None
