@@ -28,7 +28,7 @@ from stride.errors import ModelFileError, RequestError, StrideError, Unsupported
 from stride.gguf import GGUFFile, Metadata, open_gguf
 from stride.models import Session, load_model, logits, read_config
 from stride.models.load import Progress
-from stride.ops.api import FloatArray, KVType
+from stride.ops.api import Backend, FloatArray, KVType
 from stride.types import (
     Completion,
     ContentDelta,
@@ -86,7 +86,7 @@ class LLM:
             raise RequestError(
                 f"kv_type is {kv_type!r}, but must be one of {', '.join(get_args(KVType))}", field="kv_type"
             )
-        self.path = _resolve(model)
+        self.path = model_path(model)
         with ExitStack() as opened:
             self._file = opened.enter_context(open_gguf(self.path))
             self.config = read_config(self._file)
@@ -217,9 +217,13 @@ class LLM:
             raise RequestError(f"token ids must be from 0 to {self.config.n_vocab - 1}", field="token_ids")
         return self.engine.exclusively(lambda: logits(self._decoder, token_ids, self.kv_type))
 
-    def session(self, n_ctx: int) -> Session:
-        """A sequence of its own beside the engine, for measuring; only while nothing is being generated."""
-        return Session(self._decoder, n_ctx, self.kv_type)
+    def session(self, n_ctx: int, backend: Backend | None = None) -> Session:
+        """A sequence of its own beside the engine, for measuring; only while nothing is being generated.
+
+        ``backend`` may stand in for the model's own, such as a `Profiler` of it.
+        """
+        decoder = self._decoder if backend is None else self._decoder.on(backend)
+        return Session(decoder, n_ctx, self.kv_type)
 
     @property
     def name(self) -> str:
@@ -392,7 +396,12 @@ def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     return SamplingParams(stop=tuple(stop) if isinstance(stop, Sequence) else stop, **given)
 
 
-def _resolve(model: str | Path | None) -> Path:
+def model_path(model: str | Path | None) -> Path:
+    """Where a model lies: a path, a pulled repository's file, or, for None, the embedded demo model.
+
+    Raises:
+        StrideError: there is none of that name.
+    """
     if model is None:
         from stride import demo
 

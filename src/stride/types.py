@@ -121,7 +121,7 @@ class SamplingParams:
             isinstance(self.stop, tuple) and all(isinstance(text, str) and text for text in self.stop),
             "stop",
             self.stop,
-            "a tuple of strings that are not empty",
+            "made of strings that are not empty",
         )
 
 

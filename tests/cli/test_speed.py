@@ -28,3 +28,16 @@ def test_bad_counts_are_refused_by_name(stride):
     result = stride("speed", "-p", "many")
     assert result.returncode == 1
     assert "-p is 'many'" in result.stderr
+
+
+def test_a_profile_names_the_operations_and_where_the_rest_went(stride):
+    result = stride("speed", "-p", 8, "-n", 0, "--profile")
+    assert result.returncode == 0, result.stderr
+    for name in ("experts", "linear", "attention", "outside operations"):
+        assert f"| {name} |" in result.stdout
+
+
+def test_a_profile_is_not_json(stride):
+    result = stride("speed", "--profile", "-o", "json")
+    assert result.returncode == 1
+    assert "--profile" in result.stderr

@@ -13,9 +13,11 @@ import numpy as np
 
 from stride import __version__
 from stride.bench.machine import cpu_name
+from stride.ops.profile import OperationTimes, Profiler
 
 if TYPE_CHECKING:
     from stride.api import LLM
+    from stride.ops.api import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,18 @@ def measure(llm: LLM, test: Test, repeats: int, *, warm_up: bool = True) -> Resu
     )
 
 
-def _samples(llm: LLM, test: Test, rng: np.random.Generator) -> Iterator[int]:
+def profile(llm: LLM, test: Test) -> tuple[float, dict[str, OperationTimes]]:
+    """One run of a test after a warm-up: (seconds in all, times by operation)."""
+    profiler = Profiler(llm.backend)
+    samples = _samples(llm, test, np.random.default_rng(0), profiler.backend)
+    next(samples)
+    profiler.times.clear()
+    return next(samples) / 1e9, profiler.times
+
+
+def _samples(llm: LLM, test: Test, rng: np.random.Generator, backend: Backend | None = None) -> Iterator[int]:
     """Nanoseconds of one run after another; the context before the test is read once and kept."""
-    session = llm.session(test.n_depth + test.n_prompt + test.n_gen)
+    session = llm.session(test.n_depth + test.n_prompt + test.n_gen, backend)
     n_vocab = llm.config.n_vocab
 
     def tokens(n: int) -> list[int]:

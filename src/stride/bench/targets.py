@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import httpx
 import psutil
 
+from stride.api import model_path
 from stride.bench import machine
 from stride.bench.memory import listener
 from stride.errors import ModelFileError, StrideError
@@ -109,7 +110,7 @@ class ServedModel:
     @property
     def n_bytes(self) -> int:
         try:
-            file = _model_file(_model_path(self.model))
+            file = _model_file(model_path(self.model))
         except StrideError:  # no such model: the server will say so, and take no memory
             return 0
         return 0 if file is None else file.n_bytes
@@ -127,7 +128,7 @@ class ServedModel:
     def connect(self, status: Status) -> Iterator[Endpoint]:
         status(f"{self.label}: starting a server")
         with serve(self.command, self.label) as endpoint:
-            endpoint.file = endpoint.file or _model_file(_model_path(self.model))
+            endpoint.file = endpoint.file or _model_file(model_path(self.model))
             yield endpoint
 
 
@@ -269,16 +270,6 @@ def _json(http: httpx.Client, url: str) -> Mapping[str, Any]:
     except (httpx.HTTPError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _model_path(model: str | None) -> Path:
-    if model is None:
-        from stride import demo
-
-        return demo.path()
-    from stride import hub
-
-    return hub.resolve(model)
 
 
 def _model_file(path: Path) -> ModelFile | None:

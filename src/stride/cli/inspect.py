@@ -37,12 +37,13 @@ def command(
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure this machine's memory bandwidth.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
+    from stride.api import model_path
     from stride.errors import RequestError
     from stride.gguf import open_gguf
 
     if cache_type not in ("f32", "f16", "q8_0"):
         raise RequestError(f"--cache-type is {cache_type!r}, but must be f32, f16 or q8_0", field="cache_type")
-    with open_gguf(_path(model)) as file:
+    with open_gguf(model_path(model)) as file:
         facts: dict[str, Any] = {**_contents(file, all_tensors), "metadata": _metadata(file, all_metadata)}
         facts |= _needs(file, context, cache_type)
         if probe and facts["memory"]:
@@ -60,16 +61,6 @@ def command(
 
 
 # --- facts ------------------------------------------------------------------------------------
-
-
-def _path(model: str | None) -> Any:
-    if model is None:
-        from stride import demo
-
-        return demo.path()
-    from stride import hub
-
-    return hub.resolve(model)
 
 
 def _contents(file: GGUFFile, all_tensors: bool) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stride.cli import options
+
+if TYPE_CHECKING:
+    from stride.ops.profile import OperationTimes
 
 
 def _numbers(text: str, name: str) -> list[int]:
@@ -26,6 +29,17 @@ def _numbers(text: str, name: str) -> list[int]:
     return values
 
 
+def _print_profile(label: str, total: float, times: dict[str, OperationTimes]) -> None:
+    print(f"\n{label}: {1e3 * total:.1f} ms\n")
+    print("| operation | calls | ms | share | GB/s |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name, one in sorted(times.items(), key=lambda item: -item[1].seconds):
+        rate = f"{one.bytes_per_second / 1e9:.1f}" if one.n_bytes else ""
+        print(f"| {name} | {one.calls} | {1e3 * one.seconds:.2f} | {one.seconds / total:.1%} | {rate} |")
+    rest = total - sum(one.seconds for one in times.values())
+    print(f"| outside operations | | {1e3 * rest:.2f} | {rest / total:.1%} | |")
+
+
 def command(
     model: options.Model = None,
     n_prompt: Annotated[str, typer.Option("-p", "--n-prompt", metavar="N,…", help="Prompt lengths.")] = "512",
@@ -35,9 +49,12 @@ def command(
     threads: options.Threads = None,
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
+    show_profile: Annotated[
+        bool, typer.Option("--profile", help="Time and GB/s of each operation, of one run of each test.")
+    ] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="md or json.")] = "md",
 ) -> None:
-    from stride.bench.speed import measure, tests
+    from stride.bench.speed import measure, profile, tests
     from stride.errors import RequestError
 
     if output not in ("md", "json"):
@@ -45,8 +62,14 @@ def command(
     plan = tests(_numbers(n_prompt, "-p"), _numbers(n_gen, "-n"), _numbers(n_depth, "-d"))
     if not plan:
         raise RequestError("there is nothing to measure: give -p or -n")
+    if show_profile and output != "md":
+        raise RequestError("--profile prints tables: leave out -o json", field="output")
     results = []
     with options.load(model, backend=backend, threads=threads, kv_type=cache_type) as llm:
+        if show_profile:
+            for test in plan:
+                _print_profile(test.label, *profile(llm, test))
+            return
         if output == "md":
             print("| model | size | params | backend | test | t/s |")
             print("| --- | ---: | ---: | --- | ---: | ---: |")

@@ -5,6 +5,7 @@ x + attention(norm(x)), then x + ffn(norm(x)), layer after layer; the residual s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,6 +106,12 @@ class Decoder:
         self.draft_heads = draft_heads
         self.windows = config.windows
         self.n_vocab = config.n_vocab
+
+    def on(self, ops: Backend) -> Decoder:
+        """The same model, its operations done by a stand-in for the backend that holds its weights."""
+        other = copy.copy(self)
+        other.ops = ops
+        return other
 
     def new_cache(self, n_pages: Sequence[int], kind: KVType = "f16") -> Cache:
         """Reserve keys and values: ``n_pages`` pages for each layer of the cache group of the same index."""
