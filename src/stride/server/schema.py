@@ -140,10 +140,7 @@ class Request(Schema):
         given["max_tokens"] = next(
             (n for n in (self.max_completion_tokens, self.max_tokens, self.n_predict) if n is not None), None
         )
-        chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-        unlimited = {name: None for name in ("max_tokens", "seed") if chosen.get(name) == -1}
-        keep_all = {"top_k": 0} if chosen.get("top_k") == -1 else {}
-        return sampling_params({**chosen, **unlimited, **keep_all})
+        return sampling_params({**defaults, **{name: value for name, value in given.items() if value is not None}})
 
 
 class ChatRequest(Request):
