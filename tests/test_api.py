@@ -196,6 +196,10 @@ def test_one_stop_string_may_stand_alone():
     assert sampling_params({"stop": "END", "seed": None}) == SamplingParams(stop=("END",))
 
 
+def test_minus_one_means_what_it_means_in_llama_cpp():
+    assert sampling_params({"max_tokens": -1, "seed": -1, "top_k": -1}) == SamplingParams(top_k=0)
+
+
 def test_stop_strings_are_refused_by_name_where_they_are_none():
     with pytest.raises(RequestError, match="stop is 5"):
         sampling_params({"stop": 5})

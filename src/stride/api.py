@@ -382,6 +382,8 @@ class Stream:
 def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     """`SamplingParams` from keywords; None means the default, one stop string may stand alone.
 
+    As in llama.cpp, -1 means no limit (``max_tokens``), a random one (``seed``) and all tokens (``top_k``).
+
     Raises:
         RequestError: a field that does not exist, or a value out of range.
     """
@@ -390,6 +392,11 @@ def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     unknown = sorted(given.keys() - known.keys())
     if unknown:
         raise RequestError(f"there is no sampling parameter {unknown[0]!r}; there are: {', '.join(known)}")
+    for name in ("max_tokens", "seed"):
+        if given.get(name) == -1:
+            del given[name]
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
     stop = given.pop("stop", ())
     if isinstance(stop, str):
         stop = (stop,)

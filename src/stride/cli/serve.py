@@ -86,7 +86,7 @@ def command(
         raise RequestError(f"keys ({cache_type_k}) and values ({cache_type_v}) must be of one type", field="-ctv")
     sampling: dict[str, Any] = {
         "temperature": temperature,
-        "top_k": max(0, top_k),
+        "top_k": top_k,
         "top_p": top_p,
         "min_p": min_p,
         "typical_p": typical_p,
@@ -94,9 +94,9 @@ def command(
         "repeat_last_n": repeat_last_n,
         "presence_penalty": presence_penalty,
         "frequency_penalty": frequency_penalty,
-        "seed": None if seed == -1 else seed,
+        "seed": seed,
         "ignore_eos": ignore_eos,
-        "max_tokens": None if n_predict == -1 else n_predict,
+        "max_tokens": n_predict,
     }
     sampling_params(sampling)
     settings = Settings(
