@@ -225,6 +225,19 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
         LLM(tmp_path / "x.gguf")
 
 
+def holdings():
+    """How many files are open and how many child processes run."""
+    process = psutil.Process()
+    return process.num_fds(), len(process.children())
+
+
+def test_a_closed_model_holds_no_file_and_no_process():
+    before = holdings()
+    with LLM(n_ctx=64) as model:
+        model.chat(HELLO, max_tokens=1)
+    assert holdings() == before
+
+
 @pytest.mark.parametrize(
     ("written", "patched", "error"),
     [
@@ -237,10 +250,10 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 def test_a_file_that_cannot_be_used_is_named_and_closed(tmp_path, written, patched, error):
     path = tmp_path / "odd.gguf"
     path.write_bytes(demo.path().read_bytes().replace(written, patched, 1))
-    before = psutil.Process().num_fds()
+    before = holdings()
     with pytest.raises(error, match=r"odd\.gguf: "):
         LLM(path)
-    assert psutil.Process().num_fds() == before
+    assert holdings() == before
 
 
 def test_backend_and_context_may_be_given_in_place():

@@ -96,12 +96,13 @@ class LLM:
             engine_config = EngineConfig(n_ctx=self.n_ctx, n_parallel=n_parallel, kv_type=kv_type)
             self.kv_bytes = n_parallel * self.config.kv_bytes(self.n_ctx, kv_type)
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
+            opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
             self.backend = ops.load(backend, threads)
             _check_memory(self.path, sum(map(self.backend.held_bytes, self._file.tensors.values())), self.kv_bytes)
             self._decoder = load_model(self._file, self.backend, progress)
             self.engine = Engine(self._decoder, engine_config)
-            opened.pop_all()  # from here on `close` closes the file
+            opened.pop_all()  # from here on `close` does it
 
     # --- generation ---
 
@@ -258,6 +259,7 @@ class LLM:
     def close(self) -> None:
         """Stop generating and give the memory back; requests under way fail."""
         self.engine.close()
+        self.template.close()
         self._file.close()
 
     def __enter__(self) -> Self:
