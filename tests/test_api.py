@@ -1,7 +1,9 @@
 """`LLM`: the embedded demo model through the Python interface, as a user has it."""
 
 import asyncio
+import gc
 import json
+import weakref
 
 import numpy as np
 import psutil
@@ -231,11 +233,16 @@ def holdings():
     return process.num_fds(), len(process.children())
 
 
-def test_a_closed_model_holds_no_file_and_no_process():
+def test_a_closed_model_holds_no_file_no_process_and_no_weights():
     before = holdings()
     with LLM(n_ctx=64) as model:
         model.chat(HELLO, max_tokens=1)
+        weights = weakref.ref(model._decoder)
+    gc.collect()
     assert holdings() == before
+    assert weights() is None
+    with pytest.raises(GenerationError, match="closed"):
+        model.logits([1])
 
 
 @pytest.mark.parametrize(

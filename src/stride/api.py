@@ -24,9 +24,9 @@ from stride.chat.stream import StreamParser, collect
 from stride.chat.template import ChatTemplate, builtin
 from stride.chat.tokenizer import Tokenizer
 from stride.engine import Engine, EngineConfig, Failed, Finished, Output, Request
-from stride.errors import ModelFileError, RequestError, StrideError, UnsupportedError
+from stride.errors import GenerationError, ModelFileError, RequestError, StrideError, UnsupportedError
 from stride.gguf import GGUFFile, Metadata, open_gguf
-from stride.models import Session, load_model, logits, read_config
+from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, KVType
 from stride.types import (
@@ -100,8 +100,8 @@ class LLM:
             self.tool_format = detect_format(self.template.source, self.config.architecture)
             self.backend = ops.load(backend, threads)
             _check_memory(self.path, sum(map(self.backend.held_bytes, self._file.tensors.values())), self.kv_bytes)
-            self._decoder = load_model(self._file, self.backend, progress)
-            self.engine = Engine(self._decoder, engine_config)
+            self._loaded: Decoder | None = load_model(self._file, self.backend, progress)
+            self.engine = Engine(self._loaded, engine_config)
             opened.pop_all()  # from here on `close` does it
 
     # --- generation ---
@@ -227,6 +227,12 @@ class LLM:
         return Session(decoder, n_ctx, self.kv_type)
 
     @property
+    def _decoder(self) -> Decoder:
+        if self._loaded is None:
+            raise GenerationError("the model is closed")
+        return self._loaded
+
+    @property
     def name(self) -> str:
         """The model's name, for people."""
         return self.config.name
@@ -259,6 +265,7 @@ class LLM:
     def close(self) -> None:
         """Stop generating and give the memory back; requests under way fail."""
         self.engine.close()
+        self._loaded = None
         self.template.close()
         self._file.close()
 

@@ -66,10 +66,9 @@ class Engine:
     """
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
-        self._model = model
+        self._n_vocab = model.n_vocab
         self.config = config
         self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk)
-        self._runner = Runner(model, self._cache, config.kv_type)
         self._scheduler = Scheduler(self._cache, config.chunk)
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -77,7 +76,9 @@ class Engine:
         self._aborting = False
         self._prompt_tokens = 0
         self._generated_tokens = 0
-        self._thread = threading.Thread(target=self._loop, name="stride-engine", daemon=True)
+        # The thread alone holds model and cache memory, so that a closed engine holds neither.
+        runner = Runner(model, self._cache, config.kv_type)
+        self._thread = threading.Thread(target=self._loop, args=(runner,), name="stride-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a daemon thread must not be inside a kernel when the interpreter goes
 
@@ -89,9 +90,9 @@ class Engine:
             OverloadedError: the queue is full.
             GenerationError: the engine is closed.
         """
-        request.prepare(self.config.n_ctx, self._model.n_vocab)
+        request.prepare(self.config.n_ctx, self._n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
-        request.sampler = Sampler(request.params, request.token_ids[: request.n_prompt], self._model.n_vocab, banned)
+        request.sampler = Sampler(request.params, request.token_ids[: request.n_prompt], self._n_vocab, banned)
         with self._changed:
             if self._closing:
                 raise GenerationError("the engine is closed")
@@ -144,10 +145,10 @@ class Engine:
 
     # --- the engine's thread ---
 
-    def _loop(self) -> None:
+    def _loop(self, runner: Runner) -> None:
         try:
             while rows := self._schedule():
-                for done, logits in self._run(rows):
+                for done, logits in self._run(runner, rows):
                     self._postprocess(done, logits)
         finally:  # whatever ends this thread, nobody is left waiting
             with self._changed:
@@ -182,11 +183,11 @@ class Engine:
     def _has_work(self) -> bool:
         return bool(self._closing or self._calls or self._scheduler.waiting or self._scheduler.running)
 
-    def _run(self, rows: list[Row]) -> Iterator[tuple[list[Row], FloatArray]]:
+    def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], FloatArray]]:
         """The rows with their logits. Where they fail together, each runs alone, and fails alone."""
         failure: Exception | None = None
         try:
-            logits = self._runner.run(rows)
+            logits = runner.run(rows)
         except Exception as error:
             failure = error
         if failure is None:
@@ -197,7 +198,7 @@ class Engine:
             _log.warning("a step of %d sequences failed; each runs alone now", len(rows), exc_info=failure)
             failure = None  # lets go of the arrays that its traceback holds
             for row in rows:
-                yield from self._run([row])
+                yield from self._run(runner, [row])
 
     def _postprocess(self, rows: list[Row], logits: FloatArray) -> None:
         first = 0
@@ -224,7 +225,7 @@ class Engine:
 
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""
-        allowed = None if request.mask is None else request.mask.allowed(self._model.n_vocab)
+        allowed = None if request.mask is None else request.mask.allowed(self._n_vocab)
         token_id = request.sampler.sample(logits, allowed)
         request.sampler.accept(token_id)
         request.append(token_id)
