@@ -1,0 +1,423 @@
+"""Stride beside llama.cpp and ik_llama.cpp on one model: interleaved rounds, ratios, share of the limits.
+
+    python benchmarks/compare.py -m MODEL --llama-bench PATH --ik-llama-bench PATH
+
+Each round probes memory bandwidth and the fastest integer kernel, then runs every engine once on every test, one
+process at a time, in an order that rotates. Prompts are read from an empty context, generation is measured at each depth of -d.
+Ends in one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stride import _cpu
+from stride.bench.machine import machine
+from stride.bench.statistics import Summary, summarize
+from stride.gguf import QuantType
+from stride.gguf.quants import quantize
+from stride.ops.cpu import default_threads
+
+BANDWIDTH_BYTES = 256 << 20
+Rates = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure; `labels` are the tests in the order of the table."""
+
+    model: str
+    prompts: Sequence[int]
+    n_gen: int
+    depths: Sequence[int]
+    sequences: Sequence[int]
+    threads: int
+
+    @property
+    def labels(self) -> list[str]:
+        return (
+            [prompt_label(n) for n in self.prompts]
+            + [generation_label(self.n_gen, depth) for depth in self.depths]
+            + [batched_label(self.n_gen, n) for n in self.sequences]
+        )
+
+
+def prompt_label(n_prompt: int) -> str:
+    return f"pp{n_prompt}"
+
+
+def generation_label(n_gen: int, depth: int) -> str:
+    return f"tg{n_gen} @ {depth}"
+
+
+def batched_label(n_gen: int, sequences: int) -> str:
+    return f"tg{n_gen} x {sequences}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process and how its output becomes tokens per second by test."""
+
+    argv: list[str]
+    read: Callable[[str], Rates]
+
+
+@dataclass
+class Engine:
+    """``rates[label][round]`` and, where they failed, what they said; ``bandwidths[round]`` were probed beside it."""
+
+    name: str
+    commands: list[Command]
+    rates: dict[str, list[float | None]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    bandwidths: list[float] = field(default_factory=list)
+    version: str = "unknown"
+
+    def run(self, plan: Plan, timeout: float) -> None:
+        """One round: every command, then one rate (or None) more for each test."""
+        found: Rates = {}
+        for command in self.commands:
+            try:
+                done = subprocess.run(command.argv, capture_output=True, text=True, timeout=timeout, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                self.failures.append(str(error))
+                continue
+            if done.returncode != 0:
+                ending = " ".join(done.stderr.split()[-60:])
+                self.failures.append(f"{shlex.join(command.argv)}: exit status {done.returncode}: {ending}")
+                continue
+            if built := re.search(r'"build_commit": "([^"]+)",\s+"build_number": (\d+)', done.stdout):
+                self.version = f"{built[1]} ({built[2]})"
+            try:
+                found |= command.read(done.stdout)
+            except (ValueError, KeyError) as error:
+                self.failures.append(f"{shlex.join(command.argv)}: unreadable output: {error!r}")
+        for label in plan.labels:
+            self.rates.setdefault(label, []).append(found.get(label))
+
+    def median(self, label: str) -> float | None:
+        known = [rate for rate in self.rates[label] if rate is not None]
+        return statistics.median(known) if known else None
+
+
+# --- the engines ---
+
+
+def bench_rates(output: str) -> Rates:
+    """llama-bench's rows, Stride's and ik_llama.cpp's too; the latter puts a depth into n_prompt (its -gp tests)."""
+    rates = {}
+    for row in json.loads(output):
+        n_prompt, n_gen, rate = int(row["n_prompt"]), int(row["n_gen"]), float(row["avg_ts"])
+        depth = int(row["n_depth"]) if "n_depth" in row else (n_prompt if n_gen else 0)
+        rates[generation_label(n_gen, depth) if n_gen else prompt_label(n_prompt)] = rate
+    return rates
+
+
+def batched_rates(output: str) -> Rates:
+    """The JSON lines of llama-batched-bench, and of batched.py."""
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return {batched_label(int(row["tg"]), int(row["pl"])): float(row["speed_tg"]) for row in rows}
+
+
+def lists(prompts: Sequence[int], n_gen: int) -> list[str]:
+    return ["-p", ",".join(map(str, prompts)) or "0", "-n", str(n_gen)]
+
+
+def stride_engine(plan: Plan, flags: list[str]) -> Engine:
+    speed = [
+        sys.executable,
+        "-m",
+        "stride",
+        "speed",
+        "-m",
+        plan.model,
+        "-t",
+        str(plan.threads),
+        "-r",
+        "1",
+        "-o",
+        "json",
+    ]
+    commands = [Command([*argv, *flags], bench_rates) for argv in with_depth_option(speed, plan)]
+    if plan.sequences:
+        argv = [sys.executable, str(Path(__file__).with_name("batched.py")), "-m", plan.model]
+        argv += ["-t", str(plan.threads), "-n", str(plan.n_gen), "--sequences", ",".join(map(str, plan.sequences))]
+        commands.append(Command(argv, batched_rates))
+    return Engine("stride", commands)
+
+
+def llama_engine(plan: Plan, bench: str, batched: str | None, flags: list[str]) -> Engine:
+    argv = [bench, "-m", plan.model, "-t", str(plan.threads), "-r", "1", "-o", "json", *flags]
+    commands = [Command(one, bench_rates) for one in with_depth_option(argv, plan)]
+    if batched and plan.sequences:
+        most = max(plan.sequences)
+        argv = [batched, "-m", plan.model, "-t", str(plan.threads), "-npp", "128", "-ntg", str(plan.n_gen)]
+        argv += ["-npl", ",".join(map(str, plan.sequences)), "-c", str(most * (128 + plan.n_gen))]
+        commands.append(Command([*argv, "--output-format", "jsonl"], batched_rates))
+    return Engine("llama.cpp", commands)
+
+
+def ik_engine(plan: Plan, bench: str, flags: list[str]) -> Engine:
+    argv = [bench, "-m", plan.model, "-t", str(plan.threads), "-r", "1", "-o", "json", *flags]
+    argv += lists(plan.prompts, plan.n_gen if 0 in plan.depths else 0)
+    for depth in filter(None, plan.depths):
+        argv += ["-gp", f"{depth},{plan.n_gen}"]
+    return Engine("ik_llama.cpp", [Command(argv, bench_rates)])
+
+
+def with_depth_option(argv: list[str], plan: Plan) -> list[list[str]]:
+    """Two processes: with -d, prompts too would be measured at every depth."""
+    deep = [depth for depth in plan.depths if depth]
+    shallow = [*argv, *lists(plan.prompts, plan.n_gen if 0 in plan.depths else 0)]
+    return [shallow, [*argv, *lists((), plan.n_gen), "-d", ",".join(map(str, deep))]] if deep else [shallow]
+
+
+# --- the limits ---
+
+
+class KernelProbe:
+    """Multiply-adds per second of the fastest integer kernel, on weights that stay in cache: near the integer peak.
+
+    There is no probe of the bare instruction; this figure is a lower bound of the machine's peak.
+    """
+
+    ROWS, COLUMNS, TOKENS, SECONDS = 512, 4096, 64, 0.4
+
+    def __init__(self, threads: int) -> None:
+        rng = np.random.default_rng(0)
+        self._engine = _cpu.engine(_cpu.isas()[0], threads)
+        self._weights = []
+        for kind in (QuantType.IQ4_XS, QuantType.Q8_0):
+            weight = _cpu.weight(kind, 1, self.ROWS, self.COLUMNS)
+            weight.pack(0, 0, quantize(rng.standard_normal((self.ROWS, self.COLUMNS), np.float32), kind))
+            self._weights.append(weight)
+        self._x = rng.standard_normal((self.TOKENS, self.COLUMNS), np.float32)
+
+    def measure(self) -> float:
+        shortest = float("inf")
+        end = time.perf_counter() + self.SECONDS
+        while time.perf_counter() < end:
+            for weight in self._weights:
+                start = time.perf_counter()
+                self._engine.linear(self._x, (weight,), None)
+                shortest = min(shortest, time.perf_counter() - start)
+        return self.ROWS * self.COLUMNS * self.TOKENS / shortest
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the model asks of the machine: bytes per generated token at each depth, multiply-adds of weights."""
+
+    generation_bytes: Mapping[int, int]
+    token_macs: float
+    head_macs: float
+
+    def prompt_macs(self, n_prompt: int) -> float:
+        """Per token; logits are computed for the last one only. The products of attention are not counted."""
+        return self.token_macs + self.head_macs / n_prompt
+
+
+def read_work(plan: Plan) -> Work:
+    generation_bytes = {}
+    for depth in sorted({0, *plan.depths}):
+        argv = [sys.executable, "-m", "stride", "inspect", "--json", "-c", str(depth + plan.n_gen), plan.model]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
+        facts = json.loads(done.stdout)
+        memory = facts["memory"]
+        cache = memory["cache_full_layers"] + memory["cache_window_layers"]
+        generation_bytes[depth] = memory["read_per_token"] + cache
+    weights = {role["label"]: role["weights"] for role in facts["roles"]}
+    metadata, architecture = facts["metadata"], facts["model"]["architecture"]
+    experts = metadata.get(f"{architecture}.expert_count", 1)
+    used = metadata.get(f"{architecture}.expert_used_count", 1) / experts
+    head = weights.get("output head", weights["token embedding"])
+    apart = ("token embedding", "output head", "norms", "draft layers", "routed experts")
+    dense = sum(n for role, n in weights.items() if role not in apart)
+    return Work(generation_bytes, dense + used * weights.get("routed experts", 0), head)
+
+
+def shares(engine: Engine, plan: Plan, work: Work, kernel: Sequence[float]) -> dict[str, float]:
+    """Median over rounds of what an engine reached of the limit: prompts of the kernel, generation of the bandwidth."""
+
+    def median(label: str, limits: Sequence[float]) -> None:
+        parts = [rate / limit for rate, limit in zip(engine.rates[label], limits, strict=True) if rate is not None]
+        if parts:
+            found[label] = statistics.median(parts)
+
+    found: dict[str, float] = {}
+    for n in plan.prompts:
+        median(prompt_label(n), [peak / work.prompt_macs(n) for peak in kernel])
+    for depth in plan.depths:
+        n_bytes = work.generation_bytes[depth]
+        median(generation_label(plan.n_gen, depth), [bandwidth / n_bytes for bandwidth in engine.bandwidths])
+    return found
+
+
+# --- the run and its report ---
+
+
+def paired_ratio(label: str, engine: Engine, peer: Engine) -> Summary | None:
+    """Of the rounds in which both have a rate: the median ratio and its bootstrap interval."""
+    pairs = zip(engine.rates[label], peer.rates[label], strict=True)
+    return summarize([a / b for a, b in pairs if a is not None and b is not None])
+
+
+def run_rounds(engines: list[Engine], plan: Plan, rounds: int, timeout: float) -> tuple[list[float], list[float]]:
+    """Fill the engines' rates; (multiply-adds per second of the kernel, load average) of each round."""
+    kernel, loads = [], []
+    probe = KernelProbe(plan.threads)
+    for number in range(rounds):
+        kernel.append(probe.measure())
+        loads.append(os.getloadavg()[0])
+        before = _cpu.read_bandwidth(BANDWIDTH_BYTES, plan.threads)
+        turn = number % len(engines)
+        for engine in engines[turn:] + engines[:turn]:
+            start = time.monotonic()
+            engine.run(plan, timeout)
+            after = _cpu.read_bandwidth(BANDWIDTH_BYTES, plan.threads)
+            engine.bandwidths.append((before + after) / 2)
+            before = after
+            seen = ", ".join(f"{label} {show(engine.rates[label][-1])}" for label in plan.labels)
+            seconds = time.monotonic() - start
+            print(
+                f"round {number + 1}, {engine.name}, {seconds:.0f} s, {after / 1e9:.1f} GB/s: {seen}", file=sys.stderr
+            )
+    return kernel, loads
+
+
+def show(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.1f}"
+
+
+def show_ratio(summary: Summary | None) -> str:
+    return "-" if summary is None else f"{summary.median:.2f} [{summary.low:.2f}, {summary.high:.2f}]"
+
+
+def print_table(engines: list[Engine], plan: Plan, shared: dict[str, dict[str, float]]) -> None:
+    peers = engines[1:]
+    print("\n| test | " + " | ".join(engine.name for engine in engines), end="")
+    print("".join(f" | stride / {peer.name}" for peer in peers) + " |")
+    print("| --- |" + " ---: |" * (len(engines) + len(peers)))
+    for label in plan.labels:
+        cells = []
+        for engine in engines:
+            share = shared[engine.name].get(label)
+            cells.append(show(engine.median(label)) + (f" ({share:.0%})" if share is not None else ""))
+        cells += [show_ratio(paired_ratio(label, engines[0], peer)) for peer in peers]
+        print(f"| {label} | " + " | ".join(cells) + " |")
+    print(
+        "\nMedian tokens per second; in parentheses the share of the limit: for pp what the fastest integer kernel"
+        "\nwould allow, for tg the read bandwidth over the bytes per token. Ratios: median of the rounds' ratios, 95 %"
+        f"\nbootstrap interval. pp: prompt; tg{plan.n_gen} @ n: generation after n tokens; x n: n sequences together."
+        "\n-: not measured."
+    )
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", required=True)
+    parser.add_argument("--llama-bench", metavar="PATH")
+    parser.add_argument("--llama-batched-bench", metavar="PATH", help="for --sequences")
+    parser.add_argument("--ik-llama-bench", metavar="PATH")
+    parser.add_argument("--stride-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for stride speed")
+    parser.add_argument("--llama-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for llama-bench")
+    parser.add_argument("--ik-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for ik's llama-bench")
+    parser.add_argument("-p", "--prompts", type=numbers, default=[16, 64, 512, 2048], metavar="N,…")
+    parser.add_argument("-n", "--n-gen", type=int, default=32, metavar="N")
+    parser.add_argument("-d", "--depths", type=numbers, default=[0, 4096], metavar="N,…")
+    parser.add_argument("--sequences", type=numbers, default=[], metavar="N,…", help="sequences that decode together")
+    parser.add_argument("-t", "--threads", type=int, default=default_threads(), metavar="N")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="for one process")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    plan = Plan(given.model, given.prompts, given.n_gen, given.depths, given.sequences, given.threads)
+    engines = [stride_engine(plan, given.stride_flags)]
+    if given.llama_bench:
+        engines.append(llama_engine(plan, given.llama_bench, given.llama_batched_bench, given.llama_flags))
+    if given.ik_llama_bench:
+        engines.append(ik_engine(plan, given.ik_llama_bench, given.ik_flags))
+    work = read_work(plan)
+    kernel, loads = run_rounds(engines, plan, given.rounds, given.timeout)
+    shared = {engine.name: shares(engine, plan, work, kernel) for engine in engines}
+    bandwidths = [bandwidth for engine in engines for bandwidth in engine.bandwidths]
+
+    facts = machine()
+    print(f"{facts['cpu']}, {plan.threads} threads, {_cpu.isas()[0]}; extension built by {_cpu.compiler}")
+    for engine in engines:
+        print(f"{engine.name}: build {engine.version}")
+        for command in engine.commands:
+            print(f"    {shlex.join(command.argv)}")
+    print(f"bandwidth {min(bandwidths) / 1e9:.1f} to {max(bandwidths) / 1e9:.1f} GB/s", end="; ")
+    print(f"fastest integer kernel {min(kernel) / 1e9:.0f} to {max(kernel) / 1e9:.0f} GMAC/s", end="; ")
+    print(f"load average before each round {', '.join(f'{load:.1f}' for load in loads)}")
+    print_table(engines, plan, shared)
+    for engine in engines:
+        for failure in engine.failures:
+            print(f"\nFAILED {engine.name}: {failure}")
+    print(json.dumps(report(engines, plan, work, kernel, loads, shared, facts)))
+
+
+def report(
+    engines: list[Engine],
+    plan: Plan,
+    work: Work,
+    kernel: list[float],
+    loads: list[float],
+    shared: dict[str, dict[str, float]],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    def ratios(peer: Engine) -> dict[str, dict[str, float] | None]:
+        found = {label: paired_ratio(label, engines[0], peer) for label in plan.labels}
+        return {label: one and {"median": one.median, "low": one.low, "high": one.high} for label, one in found.items()}
+
+    return {
+        "benchmark": "compare",
+        "model": Path(plan.model).name,
+        "machine": facts,
+        "threads": plan.threads,
+        "isa": _cpu.isas()[0],
+        "compiler": _cpu.compiler,
+        "bytes_per_token": dict(work.generation_bytes),
+        "macs_per_token": work.token_macs,
+        "kernel_macs_per_second": kernel,
+        "load_average": loads,
+        "engines": [
+            {
+                "name": engine.name,
+                "version": engine.version,
+                "commands": [command.argv for command in engine.commands],
+                "tokens_per_second": engine.rates,
+                "bandwidth": engine.bandwidths,
+                "share_of_limit": shared[engine.name],
+                "stride_ratio": None if engine is engines[0] else ratios(engine),
+                "failures": engine.failures,
+            }
+            for engine in engines
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
