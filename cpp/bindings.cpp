@@ -40,8 +40,10 @@ std::unique_ptr<Engine> make_engine(const std::string& isa, int n_threads) {
     if (n_threads < 1 || n_threads > 1024) throw nb::value_error("threads must be within 1 .. 1024");
     const std::vector<const Kernels*> available = available_kernels();
     for (const Kernels* kernels : available)
-        if (isa == kernels->option) return std::make_unique<Engine>(*kernels, n_threads);
-    throw Unsupported("this machine or build has no instruction set '" + isa + "'");
+        if (isa == kernels->option || isa == kernels->name) return std::make_unique<Engine>(*kernels, n_threads);
+    std::string known;
+    for (const Kernels* kernels : available) known += std::string(known.empty() ? "" : ", ") + kernels->option;
+    throw Unsupported("this machine or build has no instruction set '" + isa + "'; it has " + known);
 }
 
 std::unique_ptr<KVPool> make_pool(int64_t n_pages, int64_t n_heads, int64_t key_dim, int64_t value_dim,

@@ -45,11 +45,13 @@ def test_a_bias_of_minus_infinity_bans_a_token():
     assert SamplingParams(logit_bias={3: -math.inf}).logit_bias[3] == -math.inf
 
 
-def test_rates_leave_out_the_first_token_which_the_prompt_paid_for():
+def test_rates_are_llama_servers_and_one_without_the_first_token_which_the_prompt_paid_for():
     timings = Timings(prompt_n=100, prompt_ms=500, predicted_n=11, predicted_ms=1000)
     assert timings.prompt_per_second == 200
-    assert timings.predicted_per_second == 10
+    assert timings.predicted_per_second == 11
+    assert timings.decoded_per_second == 10
     assert Timings().prompt_per_second == Timings(predicted_n=1).predicted_per_second == 0
+    assert Timings(predicted_n=1).decoded_per_second == 0
 
 
 def test_file_errors_name_file_tensor_and_offset():

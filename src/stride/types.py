@@ -170,9 +170,13 @@ class Timings:
 
     @property
     def predicted_per_second(self) -> float:
+        """llama-server's figure: all n tokens over the time since the first, which flatters short answers."""
+        return 1e3 * self.predicted_n / self.predicted_ms if self.predicted_ms > 0 else 0.0
+
+    @property
+    def decoded_per_second(self) -> float:
         """Decoding rate: the first token belongs to the prompt, so n - 1 tokens over the time since it."""
-        n = self.predicted_n - 1
-        return 1e3 * n / self.predicted_ms if n > 0 and self.predicted_ms > 0 else 0.0
+        return 1e3 * (self.predicted_n - 1) / self.predicted_ms if self.predicted_ms > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ TIMINGS = {
     "prompt_per_second": 100.0,
     "predicted_n": 3,
     "predicted_ms": 40.0,
-    "predicted_per_token_ms": 20.0,
-    "predicted_per_second": 50.0,
+    "predicted_per_token_ms": 40 / 3,
+    "predicted_per_second": 75.0,
 }
 
 

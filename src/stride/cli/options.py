@@ -74,6 +74,6 @@ def print_timings(timings: Any) -> None:
         f"\nprompt {timings.prompt_n} tokens in {timings.prompt_ms / 1e3:.2f} s "
         f"({timings.prompt_per_second:.1f} tok/s), "
         f"generated {timings.predicted_n} in {timings.predicted_ms / 1e3:.2f} s "
-        f"({timings.predicted_per_second:.1f} tok/s)",
+        f"({timings.decoded_per_second:.1f} tok/s)",
         file=sys.stderr,
     )

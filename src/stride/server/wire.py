@@ -50,7 +50,7 @@ def timings(measured: Timings) -> dict[str, Any]:
         "prompt_per_second": measured.prompt_per_second,
         "predicted_n": measured.predicted_n,
         "predicted_ms": measured.predicted_ms,
-        "predicted_per_token_ms": measured.predicted_ms / max(1, measured.predicted_n - 1),
+        "predicted_per_token_ms": measured.predicted_ms / max(1, measured.predicted_n),
         "predicted_per_second": measured.predicted_per_second,
         **{name: value for name, value in drafts.items() if value is not None},
     }
