@@ -3,8 +3,8 @@
     python benchmarks/compare.py -m MODEL --llama-bench PATH --ik-llama-bench PATH
 
 Each round probes memory bandwidth and the fastest integer kernel, then runs every engine once on every test, one
-process at a time, in an order that rotates. Prompts are read from an empty context, generation is measured at each depth of -d.
-Ends in one JSON line.
+process at a time, in an order that rotates. Prompts are read from an empty context, generation is measured at each
+depth of -d. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from limits import BANDWIDTH_BYTES, KernelProbe, Work, read_work
 
 from stride import _cpu
 from stride.bench.machine import machine
 from stride.bench.statistics import Summary, summarize
-from stride.gguf import QuantType
-from stride.gguf.quants import quantize
 from stride.ops.cpu import default_threads
 
-BANDWIDTH_BYTES = 256 << 20
+BATCHED_PROMPT = 128
 Rates = dict[str, float]
 
 
@@ -70,9 +68,10 @@ def batched_label(n_gen: int, sequences: int) -> str:
 
 @dataclass(frozen=True)
 class Command:
-    """One process and how its output becomes tokens per second by test."""
+    """One process, the tests it is asked for, and how its output becomes tokens per second by test."""
 
     argv: list[str]
+    labels: list[str]
     read: Callable[[str], Rates]
 
 
@@ -103,9 +102,13 @@ class Engine:
             if built := re.search(r'"build_commit": "([^"]+)",\s+"build_number": (\d+)', done.stdout):
                 self.version = f"{built[1]} ({built[2]})"
             try:
-                found |= command.read(done.stdout)
+                rates = command.read(done.stdout)
             except (ValueError, KeyError) as error:
                 self.failures.append(f"{shlex.join(command.argv)}: unreadable output: {error!r}")
+                continue
+            found |= rates
+            if missing := [label for label in command.labels if label not in rates]:
+                self.failures.append(f"{shlex.join(command.argv)}: no result for {', '.join(missing)}")
         for label in plan.labels:
             self.rates.setdefault(label, []).append(found.get(label))
 
@@ -133,121 +136,60 @@ def batched_rates(output: str) -> Rates:
     return {batched_label(int(row["tg"]), int(row["pl"])): float(row["speed_tg"]) for row in rows}
 
 
-def lists(prompts: Sequence[int], n_gen: int) -> list[str]:
-    return ["-p", ",".join(map(str, prompts)) or "0", "-n", str(n_gen)]
+def bench_commands(argv: list[str], plan: Plan) -> list[Command]:
+    """llama-bench's lists, Stride's too, in two processes: with -d, prompts would be measured at every depth."""
+    commands = [single_depth(argv, plan)]
+    if deep := [depth for depth in plan.depths if depth]:
+        options = ["-p", "0", "-n", str(plan.n_gen), "-d", ",".join(map(str, deep))]
+        labels = [generation_label(plan.n_gen, depth) for depth in deep]
+        commands.append(Command([*argv, *options], labels, bench_rates))
+    return commands
+
+
+def single_depth(argv: list[str], plan: Plan) -> Command:
+    """All that starts from an empty context."""
+    prompts = ",".join(map(str, plan.prompts)) or "0"
+    n_gen = plan.n_gen if 0 in plan.depths else 0
+    labels = [prompt_label(n) for n in plan.prompts] + ([generation_label(n_gen, 0)] if n_gen else [])
+    return Command([*argv, "-p", prompts, "-n", str(n_gen)], labels, bench_rates)
+
+
+def batched_command(argv: list[str], plan: Plan) -> Command:
+    return Command(argv, [batched_label(plan.n_gen, n) for n in plan.sequences], batched_rates)
 
 
 def stride_engine(plan: Plan, flags: list[str]) -> Engine:
-    speed = [
-        sys.executable,
-        "-m",
-        "stride",
-        "speed",
-        "-m",
-        plan.model,
-        "-t",
-        str(plan.threads),
-        "-r",
-        "1",
-        "-o",
-        "json",
-    ]
-    commands = [Command([*argv, *flags], bench_rates) for argv in with_depth_option(speed, plan)]
+    model = ["-m", plan.model, "-t", str(plan.threads)]
+    commands = bench_commands([sys.executable, "-m", "stride", "speed", *model, "-r", "1", "-o", "json", *flags], plan)
     if plan.sequences:
-        argv = [sys.executable, str(Path(__file__).with_name("batched.py")), "-m", plan.model]
-        argv += ["-t", str(plan.threads), "-n", str(plan.n_gen), "--sequences", ",".join(map(str, plan.sequences))]
-        commands.append(Command(argv, batched_rates))
+        argv = [sys.executable, str(Path(__file__).with_name("batched.py")), *model, "-p", str(BATCHED_PROMPT)]
+        argv += ["-n", str(plan.n_gen), "--sequences", ",".join(map(str, plan.sequences))]
+        commands.append(batched_command(argv, plan))
     return Engine("stride", commands)
 
 
 def llama_engine(plan: Plan, bench: str, batched: str | None, flags: list[str]) -> Engine:
-    argv = [bench, "-m", plan.model, "-t", str(plan.threads), "-r", "1", "-o", "json", *flags]
-    commands = [Command(one, bench_rates) for one in with_depth_option(argv, plan)]
+    model = ["-m", plan.model, "-t", str(plan.threads), *flags]
+    commands = bench_commands([bench, *model, "-r", "1", "-o", "json"], plan)
     if batched and plan.sequences:
-        most = max(plan.sequences)
-        argv = [batched, "-m", plan.model, "-t", str(plan.threads), "-npp", "128", "-ntg", str(plan.n_gen)]
-        argv += ["-npl", ",".join(map(str, plan.sequences)), "-c", str(most * (128 + plan.n_gen))]
-        commands.append(Command([*argv, "--output-format", "jsonl"], batched_rates))
+        context = max(plan.sequences) * (BATCHED_PROMPT + plan.n_gen)
+        argv = [batched, *model, "-npp", str(BATCHED_PROMPT), "-ntg", str(plan.n_gen), "-c", str(context)]
+        argv += ["-npl", ",".join(map(str, plan.sequences)), "--output-format", "jsonl"]
+        commands.append(batched_command(argv, plan))
     return Engine("llama.cpp", commands)
 
 
 def ik_engine(plan: Plan, bench: str, flags: list[str]) -> Engine:
-    argv = [bench, "-m", plan.model, "-t", str(plan.threads), "-r", "1", "-o", "json", *flags]
-    argv += lists(plan.prompts, plan.n_gen if 0 in plan.depths else 0)
+    model = ["-m", plan.model, "-t", str(plan.threads), *flags]
+    command = single_depth([bench, *model, "-r", "1", "-o", "json"], plan)
+    argv, labels = list(command.argv), list(command.labels)
     for depth in filter(None, plan.depths):
         argv += ["-gp", f"{depth},{plan.n_gen}"]
-    return Engine("ik_llama.cpp", [Command(argv, bench_rates)])
+        labels.append(generation_label(plan.n_gen, depth))
+    return Engine("ik_llama.cpp", [Command(argv, labels, bench_rates)])
 
 
-def with_depth_option(argv: list[str], plan: Plan) -> list[list[str]]:
-    """Two processes: with -d, prompts too would be measured at every depth."""
-    deep = [depth for depth in plan.depths if depth]
-    shallow = [*argv, *lists(plan.prompts, plan.n_gen if 0 in plan.depths else 0)]
-    return [shallow, [*argv, *lists((), plan.n_gen), "-d", ",".join(map(str, deep))]] if deep else [shallow]
-
-
-# --- the limits ---
-
-
-class KernelProbe:
-    """Multiply-adds per second of the fastest integer kernel, on weights that stay in cache: near the integer peak.
-
-    There is no probe of the bare instruction; this figure is a lower bound of the machine's peak.
-    """
-
-    ROWS, COLUMNS, TOKENS, SECONDS = 512, 4096, 64, 0.4
-
-    def __init__(self, threads: int) -> None:
-        rng = np.random.default_rng(0)
-        self._engine = _cpu.engine(_cpu.isas()[0], threads)
-        self._weights = []
-        for kind in (QuantType.IQ4_XS, QuantType.Q8_0):
-            weight = _cpu.weight(kind, 1, self.ROWS, self.COLUMNS)
-            weight.pack(0, 0, quantize(rng.standard_normal((self.ROWS, self.COLUMNS), np.float32), kind))
-            self._weights.append(weight)
-        self._x = rng.standard_normal((self.TOKENS, self.COLUMNS), np.float32)
-
-    def measure(self) -> float:
-        shortest = float("inf")
-        end = time.perf_counter() + self.SECONDS
-        while time.perf_counter() < end:
-            for weight in self._weights:
-                start = time.perf_counter()
-                self._engine.linear(self._x, (weight,), None)
-                shortest = min(shortest, time.perf_counter() - start)
-        return self.ROWS * self.COLUMNS * self.TOKENS / shortest
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the model asks of the machine: bytes per generated token at each depth, multiply-adds of weights."""
-
-    generation_bytes: Mapping[int, int]
-    token_macs: float
-    head_macs: float
-
-    def prompt_macs(self, n_prompt: int) -> float:
-        """Per token; logits are computed for the last one only. The products of attention are not counted."""
-        return self.token_macs + self.head_macs / n_prompt
-
-
-def read_work(plan: Plan) -> Work:
-    generation_bytes = {}
-    for depth in sorted({0, *plan.depths}):
-        argv = [sys.executable, "-m", "stride", "inspect", "--json", "-c", str(depth + plan.n_gen), plan.model]
-        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
-        facts = json.loads(done.stdout)
-        memory = facts["memory"]
-        cache = memory["cache_full_layers"] + memory["cache_window_layers"]
-        generation_bytes[depth] = memory["read_per_token"] + cache
-    weights = {role["label"]: role["weights"] for role in facts["roles"]}
-    metadata, architecture = facts["metadata"], facts["model"]["architecture"]
-    experts = metadata.get(f"{architecture}.expert_count", 1)
-    used = metadata.get(f"{architecture}.expert_used_count", 1) / experts
-    head = weights.get("output head", weights["token embedding"])
-    apart = ("token embedding", "output head", "norms", "draft layers", "routed experts")
-    dense = sum(n for role, n in weights.items() if role not in apart)
-    return Work(generation_bytes, dense + used * weights.get("routed experts", 0), head)
+# --- the run and its report ---
 
 
 def shares(engine: Engine, plan: Plan, work: Work, kernel: Sequence[float]) -> dict[str, float]:
@@ -265,9 +207,6 @@ def shares(engine: Engine, plan: Plan, work: Work, kernel: Sequence[float]) -> d
         n_bytes = work.generation_bytes[depth]
         median(generation_label(plan.n_gen, depth), [bandwidth / n_bytes for bandwidth in engine.bandwidths])
     return found
-
-
-# --- the run and its report ---
 
 
 def paired_ratio(label: str, engine: Engine, peer: Engine) -> Summary | None:
@@ -338,7 +277,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--llama-batched-bench", metavar="PATH", help="for --sequences")
     parser.add_argument("--ik-llama-bench", metavar="PATH")
     parser.add_argument("--stride-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for stride speed")
-    parser.add_argument("--llama-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for llama-bench")
+    parser.add_argument("--llama-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for llama.cpp's")
     parser.add_argument("--ik-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for ik's llama-bench")
     parser.add_argument("-p", "--prompts", type=numbers, default=[16, 64, 512, 2048], metavar="N,…")
     parser.add_argument("-n", "--n-gen", type=int, default=32, metavar="N")
@@ -358,7 +297,7 @@ def main() -> None:
         engines.append(llama_engine(plan, given.llama_bench, given.llama_batched_bench, given.llama_flags))
     if given.ik_llama_bench:
         engines.append(ik_engine(plan, given.ik_llama_bench, given.ik_flags))
-    work = read_work(plan)
+    work = read_work(plan.model, plan.depths, plan.n_gen)
     kernel, loads = run_rounds(engines, plan, given.rounds, given.timeout)
     shared = {engine.name: shares(engine, plan, work, kernel) for engine in engines}
     bandwidths = [bandwidth for engine in engines for bandwidth in engine.bandwidths]
@@ -388,9 +327,9 @@ def report(
     shared: dict[str, dict[str, float]],
     facts: dict[str, Any],
 ) -> dict[str, Any]:
-    def ratios(peer: Engine) -> dict[str, dict[str, float] | None]:
-        found = {label: paired_ratio(label, engines[0], peer) for label in plan.labels}
-        return {label: one and {"median": one.median, "low": one.low, "high": one.high} for label, one in found.items()}
+    def ratios(peer: Engine) -> dict[str, dict[str, float]]:
+        found = ((label, paired_ratio(label, engines[0], peer)) for label in plan.labels)
+        return {label: {"median": one.median, "low": one.low, "high": one.high} for label, one in found if one}
 
     return {
         "benchmark": "compare",
