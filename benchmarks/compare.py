@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from limits import BANDWIDTH_BYTES, KernelProbe, Work, read_work
 
 from stride import _cpu
@@ -31,6 +32,7 @@ from stride.bench.statistics import Summary, summarize
 from stride.ops.cpu import default_threads
 
 BATCHED_PROMPT = 128
+CALM_PERCENT = 10
 Rates = dict[str, float]
 
 
@@ -77,13 +79,15 @@ class Command:
 
 @dataclass
 class Engine:
-    """``rates[label][round]`` and, where they failed, what they said; ``bandwidths[round]`` were probed beside it."""
+    """``rates[label][round]`` and, where they failed, what they said; beside each round the bandwidth probed and
+    the share of the machine's processors that other processes took."""
 
     name: str
     commands: list[Command]
     rates: dict[str, list[float | None]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     bandwidths: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
     version: str = "unknown"
 
     def run(self, plan: Plan, timeout: float) -> None:
@@ -215,18 +219,38 @@ def paired_ratio(label: str, engine: Engine, peer: Engine) -> Summary | None:
     return summarize([a / b for a, b in pairs if a is not None and b is not None])
 
 
-def run_rounds(engines: list[Engine], plan: Plan, rounds: int, timeout: float) -> tuple[list[float], list[float]]:
+def busy_seconds() -> tuple[float, float]:
+    """Processor time of the whole machine, and of this process and its children."""
+    machine_times, own = psutil.cpu_times(), os.times()
+    idle = machine_times.idle + getattr(machine_times, "iowait", 0.0)
+    return sum(machine_times) - idle, sum(own[:4])
+
+
+def wait_for_calm(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and psutil.cpu_percent(interval=2) > CALM_PERCENT:
+        pass
+
+
+def run_rounds(
+    engines: list[Engine], plan: Plan, rounds: int, timeout: float, patience: float
+) -> tuple[list[float], list[float]]:
     """Fill the engines' rates; (multiply-adds per second of the kernel, load average) of each round."""
     kernel, loads = [], []
     probe = KernelProbe(plan.threads)
     for number in range(rounds):
+        wait_for_calm(patience)
         kernel.append(probe.measure())
         loads.append(os.getloadavg()[0])
         before = _cpu.read_bandwidth(BANDWIDTH_BYTES, plan.threads)
         turn = number % len(engines)
         for engine in engines[turn:] + engines[:turn]:
-            start = time.monotonic()
+            wait_for_calm(patience)
+            start, (all_busy, own_busy) = time.monotonic(), busy_seconds()
             engine.run(plan, timeout)
+            seconds = time.monotonic() - start
+            others = (busy_seconds()[0] - all_busy) - (busy_seconds()[1] - own_busy)
+            engine.others.append(max(0.0, others) / (seconds * (psutil.cpu_count() or 1)))
             after = _cpu.read_bandwidth(BANDWIDTH_BYTES, plan.threads)
             engine.bandwidths.append((before + after) / 2)
             before = after
@@ -285,6 +309,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sequences", type=numbers, default=[], metavar="N,…", help="sequences that decode together")
     parser.add_argument("-t", "--threads", type=int, default=default_threads(), metavar="N")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument(
+        "--patience", type=float, default=0, metavar="SECONDS", help="wait so long for other processes to be quiet"
+    )
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="for one process")
     return parser.parse_args()
 
@@ -298,7 +325,7 @@ def main() -> None:
     if given.ik_llama_bench:
         engines.append(ik_engine(plan, given.ik_llama_bench, given.ik_flags))
     work = read_work(plan.model, plan.depths, plan.n_gen)
-    kernel, loads = run_rounds(engines, plan, given.rounds, given.timeout)
+    kernel, loads = run_rounds(engines, plan, given.rounds, given.timeout, given.patience)
     shared = {engine.name: shares(engine, plan, work, kernel) for engine in engines}
     bandwidths = [bandwidth for engine in engines for bandwidth in engine.bandwidths]
 
@@ -311,6 +338,8 @@ def main() -> None:
     print(f"bandwidth {min(bandwidths) / 1e9:.1f} to {max(bandwidths) / 1e9:.1f} GB/s", end="; ")
     print(f"fastest integer kernel {min(kernel) / 1e9:.0f} to {max(kernel) / 1e9:.0f} GMAC/s", end="; ")
     print(f"load average before each round {', '.join(f'{load:.1f}' for load in loads)}")
+    others = [share for engine in engines for share in engine.others]
+    print(f"other processes took {statistics.median(others):.0%} of the processors, at most {max(others):.0%}")
     print_table(engines, plan, shared)
     for engine in engines:
         for failure in engine.failures:
@@ -349,6 +378,7 @@ def report(
                 "commands": [command.argv for command in engine.commands],
                 "tokens_per_second": engine.rates,
                 "bandwidth": engine.bandwidths,
+                "others": engine.others,
                 "share_of_limit": shared[engine.name],
                 "stride_ratio": None if engine is engines[0] else ratios(engine),
                 "failures": engine.failures,
