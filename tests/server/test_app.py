@@ -170,6 +170,26 @@ def test_plain_completion(scripted):
 # --- requests ---
 
 
+@pytest.mark.parametrize(
+    ("given", "prompt"), [("abc", "abc"), (["abc"], "abc"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2]), ([5], [5])]
+)
+def test_one_prompt_may_stand_in_a_list(scripted, given, prompt):
+    client, model = scripted()
+    assert client.ask("/v1/completions", prompt=given).status_code == 200
+    assert model.asked[-1][0] == prompt
+
+
+@pytest.mark.parametrize(
+    "prompt", [["a", "b"], ["a", 1], [1, "a"], [[1], [2]], [["a"]], [[[1]]], [1.5], [True], 5, None, {"a": 1}]
+)
+def test_several_prompts_are_refused_by_name(scripted, prompt):
+    client, model = scripted()
+    problem = error(client.ask("/v1/completions", prompt=prompt), 400, "invalid_request_error")
+    assert problem["param"] == "prompt"
+    assert "prompt" in problem["message"]
+    assert model.asked == []
+
+
 def test_sampling_parameters_reach_the_model(scripted):
     client, model = scripted()
     given = {

@@ -21,6 +21,15 @@ def _strings(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _one_prompt(value: object) -> object:
+    """A prompt that stands in a list of its own, as OpenAI's clients send it, is that prompt."""
+    if isinstance(value, list) and any(isinstance(item, str | list) for item in value):
+        if len(value) > 1:
+            raise ValueError("must be one prompt; others need requests of their own")
+        return value[0]
+    return value
+
+
 def _token_biases(value: object) -> object:
     """OpenAI's ``{"15043": -100}``, or llama-server's ``[[15043, -1.5], [15044, false]]``, as a dictionary by id."""
     if isinstance(value, list):
@@ -176,7 +185,7 @@ class ChatRequest(Request):
 
 
 class CompletionRequest(Request):
-    """Body of ``/v1/completions``: a text, or token ids, to continue."""
+    """Body of ``/v1/completions``: a text, or token ids, to continue; either may stand in a list of its own."""
 
     NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {
         **Request.NOT_YET,
@@ -185,7 +194,7 @@ class CompletionRequest(Request):
         "best_of": (1,),
     }
 
-    prompt: str | list[int]
+    prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
     echo: bool | None = None
     suffix: str | None = None
     best_of: Int32 | None = None
