@@ -22,7 +22,8 @@ class StreamParser:
     """Parses one answer.
 
     The sum of the deltas does not depend on where the text was cut, and no text is lost: what looks like a call but
-    is none comes back as text. White space around reasoning and calls is dropped. Without tools, calls are text.
+    is none comes back as text. White space around reasoning and calls is dropped, and so are tags that close reasoning
+    once more. Without tools, calls are text.
     ``in_reasoning`` tells where the stream stands.
     """
 
@@ -41,6 +42,7 @@ class StreamParser:
         self._reasoning = _TrimmedText()
         self._content = _TrimmedText()
         self.in_reasoning = starts_in_reasoning
+        self._reasoned = False  # reasoning has ended: closing tags may be left over
         self._fresh = True  # nothing visible since the start, the reasoning or a call
         self._unclosed = False  # closing tags of a call may be left over
         self._last_call_closed = True
@@ -89,7 +91,8 @@ class StreamParser:
         markers: tuple[str, ...] = ()
         if self._format.reasoning is not None:
             begin, end = self._format.reasoning
-            markers += ((begin,) if self._fresh else ()) + ((end,) if self._fresh or self.in_reasoning else ())
+            closes = self._fresh or self.in_reasoning or self._reasoned
+            markers += ((begin,) if self._fresh else ()) + ((end,) if closes else ())
         if self._parses_calls:
             markers += self._format.markers
             if self._fresh and not self.in_reasoning:
@@ -101,8 +104,9 @@ class StreamParser:
     def _at_marker(self, marker: str) -> Parse[None]:
         if self._format.reasoning is not None and marker in self._format.reasoning:
             self._source.take(len(marker))
+            self._fresh = self._fresh or self.in_reasoning
             self.in_reasoning = marker == self._format.reasoning[0]
-            self._fresh = True
+            self._reasoned = not self.in_reasoning
             return
         if self._unclosed and marker in self._format.closers:
             self._source.take(len(marker))
