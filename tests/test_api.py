@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from stride import LLM, SamplingParams, api, demo
-from stride.api import Stream, sampling_params
+from stride.api import sampling_params
 from stride.chat.stream import StreamParser, collect
 from stride.engine import Finished
 from stride.errors import (
@@ -21,6 +21,7 @@ from stride.errors import (
     StrideError,
     UnsupportedError,
 )
+from stride.stream import Stream
 from stride.types import ContentDelta, Finish, Message, ReasoningDelta, Timings, Tool, ToolCallStart, Usage
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -157,7 +158,7 @@ def test_a_stream_splits_reasoning_content_and_parallel_calls(llm, monkeypatch):
         for name, key in (("get_weather", "location"), ("calculate", "expression"))
     ]
     monkeypatch.setattr(llm, "engine", ScriptedEngine(llm.tokenizer.encode(said, special=True)))
-    done = Stream(llm, [1], SamplingParams(), StreamParser(llm.tool_format, tools, True)).result()
+    done = Stream(llm.engine, llm.tokenizer, [1], SamplingParams(), StreamParser(llm.tool_format, tools, True)).result()
     assert done.finish_reason == "tool_calls"
     assert done.message.reasoning == "Both are independent."
     assert done.message.content == "One moment."

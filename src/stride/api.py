@@ -3,12 +3,9 @@ line, Python and HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-import queue
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
@@ -19,28 +16,17 @@ from stride import ops
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
-from stride.chat.stop import StopStrings
-from stride.chat.stream import StreamParser, collect
+from stride.chat.stream import StreamParser
 from stride.chat.template import ChatTemplate, builtin
 from stride.chat.tokenizer import Tokenizer
-from stride.engine import Engine, EngineConfig, Failed, Finished, Output, Request
+from stride.engine import Engine, EngineConfig
 from stride.errors import GenerationError, ModelFileError, RequestError, StrideError, UnsupportedError
 from stride.gguf import GGUFFile, Metadata, open_gguf
 from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, KVType
-from stride.types import (
-    Completion,
-    ContentDelta,
-    Delta,
-    Event,
-    Finish,
-    Message,
-    SamplingParams,
-    Timings,
-    Tool,
-    ToolCallStart,
-)
+from stride.stream import Stream
+from stride.types import Completion, Message, SamplingParams, Tool
 
 WEIGHT_OVERHEAD = 1.03
 """Memory of packed weights over their size in the file, at most."""
@@ -164,7 +150,7 @@ class LLM:
         if not len(prompt):
             raise RequestError("the prompt is empty", field="prompt")
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
-        return Stream(self, ids, params or SamplingParams(), parser=None)
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams())
 
     def chat_stream(
         self,
@@ -180,7 +166,7 @@ class LLM:
         rendered = self.template.render([as_message(m) for m in messages], offered, **(template_kwargs or {}))
         parser = StreamParser(self.tool_format, offered, self.tool_format.starts_in_reasoning(rendered.text))
         ids = self.tokenizer.encode_prompt(rendered.pieces)
-        return Stream(self, ids, params or SamplingParams(), parser)
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser)
 
     # --- text and numbers ---
 
@@ -276,116 +262,6 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Stream:
-    """One request's events, for `for` and `async for`; the last is `Finish`. Leaving the loop early: call `cancel`.
-
-    The engine's thread turns tokens into visible text and finds stop strings, so that generation ends with the token
-    that completes one; the reader's thread splits the text into events.
-    """
-
-    def __init__(self, llm: LLM, prompt_ids: list[int], params: SamplingParams, parser: StreamParser | None) -> None:
-        self._engine = llm.engine
-        self._parser = parser
-        self._detokenizer = llm.tokenizer.detokenizer(keep=llm.tool_format.shown_tokens if parser else ())
-        self._stops = StopStrings(params.stop)
-        self._outputs: queue.SimpleQueue[str | Output] = queue.SimpleQueue()
-        self._notify: Callable[[], object] | None = None
-        self._reasoning_tokens = 0
-        self._called_tools = False
-        self.prompt_tokens = len(prompt_ids)
-        self._request = Request(
-            prompt_ids=prompt_ids,
-            params=params,
-            deliver=self._put,
-            stop=self._take,
-            eos_ids=llm.tokenizer.eos_ids,
-        )
-        llm.engine.submit(self._request)
-
-    def cancel(self) -> None:
-        """Stop generating; the place is free within one step, and reading on raises `GenerationError`."""
-        self._engine.cancel(self._request)
-
-    @property
-    def timings(self) -> Timings:
-        """Counts and times so far; meaningful once the first event has come."""
-        return self._request.finished("stop").timings
-
-    def result(self) -> Completion:
-        """Wait for the end and give the whole.
-
-        Raises:
-            StrideError: generation failed.
-        """
-        deltas: list[Delta] = []
-        for event in self:
-            if isinstance(event, Finish):
-                return Completion(collect(deltas), event.reason, event.usage, event.timings)
-            deltas.append(event)
-        raise AssertionError("a stream ends with Finish or an error")
-
-    # On the engine's thread:
-
-    def _take(self, token_id: int) -> bool:
-        text, ends = self._stops.push(self._detokenizer.push(token_id))
-        self._put(text)
-        return ends
-
-    def _put(self, output: str | Output) -> None:
-        self._outputs.put(output)
-        if self._notify is not None:
-            self._notify()
-
-    # On the reader's thread:
-
-    def __iter__(self) -> Iterator[Event]:
-        while True:
-            for event in self._events(self._outputs.get()):
-                yield event
-                if isinstance(event, Finish):
-                    return
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-        self._notify = lambda: loop.call_soon_threadsafe(arrived.set)
-        try:
-            while True:
-                while self._outputs.empty():
-                    await arrived.wait()
-                    arrived.clear()
-                for event in self._events(self._outputs.get()):
-                    yield event
-                    if isinstance(event, Finish):
-                        return
-        finally:
-            self._notify = None
-
-    def _events(self, output: str | Output) -> Iterator[Event]:
-        match output:
-            case str():
-                self._reasoning_tokens += self._parser is not None and self._parser.in_reasoning
-                yield from self._deltas(output)
-            case Failed(error):
-                raise error
-            case Finished(reason, usage, timings):
-                last = self._stops.push(self._detokenizer.flush())[0] + self._stops.flush()
-                yield from self._deltas(last)
-                if self._parser is not None:
-                    yield from self._noting_tools(self._parser.finish())
-                usage = replace(usage, reasoning_tokens=self._reasoning_tokens)
-                yield Finish("tool_calls" if self._called_tools and reason == "stop" else reason, usage, timings)
-
-    def _deltas(self, text: str) -> Iterator[Delta]:
-        if self._parser is not None:
-            yield from self._noting_tools(self._parser.feed(text))
-        elif text:
-            yield ContentDelta(text)
-
-    def _noting_tools(self, deltas: Sequence[Delta]) -> Sequence[Delta]:
-        self._called_tools = self._called_tools or any(isinstance(delta, ToolCallStart) for delta in deltas)
-        return deltas
 
 
 def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:

@@ -24,7 +24,8 @@ class StreamParser:
     The sum of the deltas does not depend on where the text was cut, and no text is lost: what looks like a call but
     is none comes back as text. White space around reasoning and calls is dropped, and so are tags that close reasoning
     once more. Without tools, calls are text.
-    ``in_reasoning`` tells where the stream stands.
+    ``in_reasoning`` tells where the stream stands. ``shown_tokens`` are the special tokens that must come as text: give
+    them to ``Tokenizer.detokenizer(keep=...)``.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class StreamParser:
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._format = tool_format
+        self.shown_tokens = tool_format.shown_tokens
         self._calls = Calls(tools, new_id or tool_format.new_id)
         self._parses_calls = bool(tools) and tool_format.call is not None
         self._source = Source()

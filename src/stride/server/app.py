@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from stride import __version__
-from stride.api import LLM, Stream
+from stride.api import LLM
 from stride.chat.stream import collect
 from stride.errors import StrideError
 from stride.server import errors, sse
@@ -23,6 +23,7 @@ from stride.server.body import read_json
 from stride.server.guard import Guard, is_loopback
 from stride.server.schema import ChatRequest, CompletionRequest, read
 from stride.server.wire import FINGERPRINT, Answer, ChatAnswer, TextAnswer, timings
+from stride.stream import Stream
 from stride.types import Completion, Delta, Event, Finish
 
 Provider = Callable[[], LLM | None]
