@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from stride import __version__
 from stride.cli import COMMANDS
 
 
@@ -32,6 +33,11 @@ def test_help_imports_nothing_heavy():
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.endswith("HEAVY []\n")
+
+
+def test_version(stride):
+    result = stride("--version")
+    assert (result.returncode, result.stdout) == (0, f"stride {__version__}\n")
 
 
 def test_an_unknown_command_is_an_error(stride):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from stride import __version__
 from stride.errors import StrideError
 
 COMMANDS = {
@@ -34,7 +35,7 @@ class LazyGroup(TyperGroup):
             return None
         app = typer.Typer(add_completion=False)
         if "--help" in sys.argv[1:2] or not sys.argv[1:]:
-            app.command(cmd_name, help=COMMANDS[cmd_name])(_root)
+            app.command(cmd_name, help=COMMANDS[cmd_name])(lambda: None)
             return typer.main.get_command(app)
         module = importlib.import_module(f"stride.cli.{cmd_name}")
         app.command(cmd_name, cls=getattr(module, "COMMAND_CLASS", None), help=module.__doc__)(module.command)
@@ -49,8 +50,18 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"stride {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     pass
 
 
