@@ -38,6 +38,16 @@ def test_any_key_opens(scripted, headers):
     assert client.get("/v1/models", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("key", ["clé", "ключ", "voilà", "鍵🔑"])
+def test_a_key_may_be_any_text(scripted, key):
+    client, _ = scripted(api_keys=(key,))
+    for headers in ({"Authorization": f"Bearer  {key} "}, {"X-Api-Key": key}):
+        sent = {name: value.encode() for name, value in headers.items()}
+        assert client.get("/v1/models", headers=sent).status_code == 200
+        sent = {name: value.encode() + b"\xa0" for name, value in headers.items()}
+        assert client.get("/v1/models", headers=sent).status_code == 401
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8090", "localhost.evil.example", "", "[", "192.168.1.5"]
 )

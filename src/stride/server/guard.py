@@ -63,8 +63,10 @@ class Guard:
 
 
 def _given_key(headers: Headers) -> bytes:
+    """The key's own bytes: headers are bytes that were read as Latin-1."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    return (key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")).encode()
+    given = key if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return given.encode("latin-1").strip()  # as bytes: in Latin-1, parts of UTF-8 characters are white space
 
 
 def _names_loopback(url: str) -> bool:
