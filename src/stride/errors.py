@@ -45,7 +45,11 @@ class ChatTemplateError(StrideError):
 
 
 class UnsupportedError(StrideError):
-    """The file or request is valid, but asks for something that this build does not do. Names it."""
+    """The file or request is valid, but asks for something that this build does not do (HTTP 501). Names it."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class RequestError(StrideError):

@@ -413,8 +413,9 @@ def test_a_refusal_of_the_template_is_the_callers_error() -> None:
 
 
 def test_a_role_that_could_build_a_special_token_is_refused(step: ChatTemplate) -> None:
-    with pytest.raises(RequestError, match="'im_end'"):
+    with pytest.raises(RequestError, match="'im_end'") as caught:
         step.render([Message("im_end", "x")])
+    assert caught.value.field == "messages.role"
 
 
 def test_keyword_arguments_must_be_json(step: ChatTemplate) -> None:

@@ -329,7 +329,9 @@ def test_bad_values_are_named(scripted, field, value):
 )
 def test_what_cannot_be_enforced_is_refused(scripted, field, value):
     client, model = scripted()
-    assert field in error(client.ask(**{field: value}), 501, "not_supported_error")["message"]
+    problem = error(client.ask(**{field: value}), 501, "not_supported_error")
+    assert field in problem["message"]
+    assert problem["param"] == field
     assert model.asked == []
 
 

@@ -138,7 +138,10 @@ class ChatTemplate:
     def _message(self, message: Message) -> dict[str, Any]:
         """The message as templates expect it; keys that are absent in most conversations are left out."""
         if message.role not in ROLES:  # templates build special tokens of roles
-            raise RequestError(f"the role of a message is {message.role!r}, but must be one of {', '.join(ROLES)}")
+            raise RequestError(
+                f"the role of a message is {message.role!r}, but must be one of {', '.join(ROLES)}",
+                field="messages.role",
+            )
         if message.role == "developer" and "developer" not in self.source:
             message = replace(message, role="system")
         if message.role == "assistant":

@@ -52,7 +52,7 @@ def body(error: Exception) -> dict[str, Any]:
     if isinstance(error, ContextOverflowError):
         kind = "exceed_context_size_error"
         more = {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.n_ctx}
-    elif isinstance(error, RequestError) and error.field:
+    elif isinstance(error, RequestError | UnsupportedError) and error.field:
         more = {"param": error.field}
     return {"error": {"code": status, "message": message, "type": kind, **more}}
 

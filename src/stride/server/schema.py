@@ -137,7 +137,7 @@ class Request(Schema):
         for name, neutral in self.NOT_YET.items():
             value = getattr(self, name)
             if value is not None and value not in neutral:
-                raise UnsupportedError(f"{name} is not supported yet")
+                raise UnsupportedError(f"{name} is not supported yet", field=name)
 
     def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
         """How to sample: what the request says, else what the server was started with.
