@@ -187,7 +187,12 @@ def test_event_types_of_a_chat(llm):
         (lambda llm: llm.chat([{"role": "user", "content": [{"type": "image_url"}]}]), RequestError, "image_url"),
         (lambda llm: llm.chat(HELLO, tools=[{"type": "function"}]), RequestError, "tools"),
         (lambda llm: llm.logits([]), RequestError, "empty"),
-        (lambda llm: llm.logits([-1]), RequestError, "token ids"),
+        (lambda llm: llm.logits([-1]), RequestError, "token_ids"),
+        (lambda llm: llm.logits([1.5]), RequestError, "token_ids"),
+        (lambda llm: llm.logits("abc"), RequestError, "token_ids"),
+        (lambda llm: llm.generate(5), RequestError, "prompt"),
+        (lambda llm: llm.generate([1, 1.5]), RequestError, "prompt"),
+        (lambda llm: llm.generate(np.ones((2, 2), int)), RequestError, "prompt"),
     ],
 )
 def test_bad_requests_are_refused_by_name(llm, call, error, message):
@@ -220,6 +225,19 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers(monkeypatch):
 def test_a_wrong_cache_type_is_refused_by_name():
     with pytest.raises(RequestError, match="q3"):
         LLM(kv_type="q3")
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 1.5, "2"])
+def test_a_wrong_number_of_threads_is_refused_by_name(threads):
+    with pytest.raises(RequestError, match=f"threads is {threads!r}") as caught:
+        LLM(threads=threads)
+    assert caught.value.field == "threads"
+
+
+def test_an_empty_name_is_refused_by_name():
+    with pytest.raises(RequestError, match="model is empty") as caught:
+        LLM("")
+    assert caught.value.field == "model"
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):

@@ -4,7 +4,8 @@ line, Python and HTTP."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,7 @@ class LLM:
         progress: called with (bytes read, bytes in all) while weights are read.
 
     Raises:
+        RequestError: an argument that is not what it must be; names it.
         ModelFileError: the file is not what it must be.
         UnsupportedError: the file asks for something that Stride does not do.
         StrideError: the model does not fit in memory.
@@ -72,6 +74,8 @@ class LLM:
             raise RequestError(
                 f"kv_type is {kv_type!r}, but must be one of {', '.join(get_args(KVType))}", field="kv_type"
             )
+        if threads is not None and not (isinstance(threads, int) and threads > 0):
+            raise RequestError(f"threads is {threads!r}, but must be a positive integer", field="threads")
         self.path = model_path(model)
         with ExitStack() as opened:
             self._file = opened.enter_context(open_gguf(self.path))
@@ -147,9 +151,7 @@ class LLM:
 
     def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Stream:
         """`generate` as a stream of events, all of them content."""
-        if not len(prompt):
-            raise RequestError("the prompt is empty", field="prompt")
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
         return Stream(self.engine, self.tokenizer, ids, params or SamplingParams())
 
     def chat_stream(
@@ -198,11 +200,10 @@ class LLM:
         Raises:
             RequestError: no tokens, or one that is not in the vocabulary.
         """
-        if not len(token_ids):
-            raise RequestError("the prompt is empty", field="token_ids")
-        if not all(0 <= i < self.config.n_vocab for i in token_ids):
-            raise RequestError(f"token ids must be from 0 to {self.config.n_vocab - 1}", field="token_ids")
-        return self.engine.exclusively(lambda: logits(self._decoder, token_ids, self.kv_type))
+        ids = _token_ids(token_ids, "token_ids")
+        if not all(0 <= i < self.config.n_vocab for i in ids):
+            raise RequestError(f"token_ids must be token ids from 0 to {self.config.n_vocab - 1}", field="token_ids")
+        return self.engine.exclusively(lambda: logits(self._decoder, ids, self.kv_type))
 
     def session(self, n_ctx: int, backend: Backend | None = None) -> Session:
         """A sequence of its own beside the engine, for measuring; only while nothing is being generated.
@@ -276,7 +277,8 @@ def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     known = SamplingParams.__dataclass_fields__
     unknown = sorted(given.keys() - known.keys())
     if unknown:
-        raise RequestError(f"there is no sampling parameter {unknown[0]!r}; there are: {', '.join(known)}")
+        name = unknown[0]
+        raise RequestError(f"there is no sampling parameter {name!r}; there are: {', '.join(known)}", field=name)
     for name in ("max_tokens", "seed"):
         if given.get(name) == -1:
             del given[name]
@@ -292,15 +294,33 @@ def model_path(model: str | Path | None) -> Path:
     """Where a model lies: a path, a pulled repository's file, or, for None, the embedded demo model.
 
     Raises:
+        RequestError: an empty name.
         StrideError: there is none of that name.
     """
     if model is None:
         from stride import demo
 
         return demo.path()
+    if model == "":
+        raise RequestError("model is empty, but must be a file, a folder or a pulled repository", field="model")
     from stride import hub
 
     return hub.resolve(str(model))
+
+
+def _token_ids(values: Iterable[int], name: str) -> list[int]:
+    """Token ids from whatever holds them, arrays too.
+
+    Raises:
+        RequestError: there are none, or they are no integers; names the argument.
+    """
+    try:
+        ids = [operator.index(value) for value in values]
+    except TypeError:
+        raise RequestError(f"{name} must be made of token ids, which are integers", field=name) from None
+    if not ids:
+        raise RequestError(f"{name} is empty", field=name)
+    return ids
 
 
 def _tokenizer(file: GGUFFile) -> Tokenizer:
