@@ -134,6 +134,15 @@ def test_tools_reach_the_prompt(llm):
     assert "get_weather" not in llm.apply_template(HELLO)
 
 
+def test_a_chat_runs_the_prompt_that_apply_template_gives(llm):
+    typed = [Tool("get_weather", parameters={"type": "object", "properties": {"city": {"type": "string"}}})]
+    function = {"name": "get_weather", "parameters": typed[0].parameters}
+    text = llm.apply_template(HELLO, [{"type": "function", "function": function}])
+    assert text == llm.apply_template([Message("user", "Hello!")], typed)
+    done = llm.chat(HELLO, typed, max_tokens=1)
+    assert done.usage.prompt_tokens == len(llm.tokenizer.encode(text, special=True))
+
+
 class ScriptedEngine:
     """Says the given tokens to any request, then finishes."""
 

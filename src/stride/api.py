@@ -18,7 +18,7 @@ from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
 from stride.chat.stream import StreamParser
-from stride.chat.template import ChatTemplate, builtin
+from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
 from stride.chat.tokenizer import Tokenizer
 from stride.engine import Engine, EngineConfig
 from stride.errors import GenerationError, ModelFileError, RequestError, StrideError, UnsupportedError
@@ -164,8 +164,7 @@ class LLM:
         """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
         if not messages:
             raise RequestError("there are no messages", field="messages")
-        offered = [as_tool(tool) for tool in tools]
-        rendered = self.template.render([as_message(m) for m in messages], offered, **(template_kwargs or {}))
+        rendered, offered = self._render(messages, tools, template_kwargs or {})
         parser = StreamParser(self.tool_format, offered, self.tool_format.starts_in_reasoning(rendered.text))
         ids = self.tokenizer.encode_prompt(rendered.pieces)
         return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser)
@@ -179,8 +178,7 @@ class LLM:
         **kwargs: Any,
     ) -> str:
         """The prompt that `chat` would run, as text; ``kwargs`` go to the template."""
-        offered = [as_tool(tool) for tool in tools or ()]
-        return self.template.render([as_message(m) for m in messages], offered, **kwargs).text
+        return self._render(messages, tools or (), kwargs)[0].text
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which special tokens are recognised; BOS first where the model wants it."""
@@ -212,6 +210,16 @@ class LLM:
         """
         decoder = self._decoder if backend is None else self._decoder.on(backend)
         return Session(decoder, n_ctx, self.kv_type)
+
+    def _render(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Tool | Mapping[str, Any]],
+        template_kwargs: Mapping[str, Any],
+    ) -> tuple[RenderedPrompt, list[Tool]]:
+        """The prompt of a conversation, and the tools that it offers."""
+        offered = [as_tool(tool) for tool in tools]
+        return self.template.render([as_message(m) for m in messages], offered, **template_kwargs), offered
 
     @property
     def _decoder(self) -> Decoder:
