@@ -255,10 +255,8 @@ def run_rounds(
             engine.bandwidths.append((before + after) / 2)
             before = after
             seen = ", ".join(f"{label} {show(engine.rates[label][-1])}" for label in plan.labels)
-            seconds = time.monotonic() - start
-            print(
-                f"round {number + 1}, {engine.name}, {seconds:.0f} s, {after / 1e9:.1f} GB/s: {seen}", file=sys.stderr
-            )
+            beside = f"{seconds:.0f} s, {after / 1e9:.1f} GB/s, others {engine.others[-1]:.0%}"
+            print(f"round {number + 1}, {engine.name}, {beside}: {seen}", file=sys.stderr)
     return kernel, loads
 
 
