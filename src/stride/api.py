@@ -316,7 +316,7 @@ def model_path(model: str | Path | None) -> Path:
     return hub.resolve(str(model))
 
 
-def _token_ids(values: Iterable[int], name: str) -> list[int]:
+def _token_ids(values: Iterable[Any], name: str) -> list[int]:
     """Token ids from whatever holds them, arrays too.
 
     Raises:
