@@ -89,7 +89,7 @@ class LLM:
             opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
             self.backend = ops.load(backend, threads)
-            _check_memory(self.path, sum(map(self.backend.held_bytes, self._file.tensors.values())), self.kv_bytes)
+            _check_memory(self.path, self.backend.held_bytes(*self._file.tensors.values()), self.kv_bytes)
             self._loaded: Decoder | None = load_model(self._file, self.backend, progress)
             self.engine = Engine(self._loaded, engine_config)
             opened.pop_all()  # from here on `close` does it

@@ -150,7 +150,7 @@ def _needs(file: GGUFFile, context: int | None, cache_type: str) -> dict[str, An
         return dataclasses.replace(config, layers=layers).kv_bytes(n_ctx, cache_type)
 
     held = ops.load().held_bytes
-    weights = sum(held(tensor) for tensor in file.tensors.values())
+    weights = held(*file.tensors.values())
     kv_full, kv_window = cache(False), cache(True)
     packing = int(weights * (WEIGHT_OVERHEAD - 1))
     needed = weights + packing + kv_full + kv_window + WORKING_BYTES

@@ -109,8 +109,8 @@ class Backend(Protocol):
 
     # --- loading ---
 
-    def held_bytes(self, tensor: Tensor) -> int:
-        """Memory that the tensor takes once it is read (layouts may pad this by up to 3 %)."""
+    def held_bytes(self, *tensors: Tensor) -> int:
+        """Memory that tensors of one model take together at most once they are read, plus up to 3 % for padding."""
 
     def weight(self, tensor: Tensor) -> Weight:
         """Read a matrix or a stack of matrices from its file into this backend's layout, each byte once."""

@@ -76,11 +76,8 @@ class CpuBackend:
 
     # --- loading ---
 
-    def held_bytes(self, tensor: Tensor) -> int:
-        if len(tensor.shape) == 1:
-            return 4 * tensor.n_values
-        kind = _held_type(tensor)
-        return tensor.n_values // kind.block_size * kind.block_bytes
+    def held_bytes(self, *tensors: Tensor) -> int:
+        return sum(map(_held_bytes, tensors))
 
     def weight(self, tensor: Tensor) -> _cpu.Weight:
         """Pack a tensor while reading it. Types without a layout become Q8_0, or F16 where rows are no whole blocks.
@@ -224,6 +221,13 @@ def _stays_cached(file: int) -> bool:
     A cache that grows while huge pages are asked for splits what is free, and reading becomes several times slower.
     """
     return bool(psutil.virtual_memory().available >= 4 * os.fstat(file).st_size)
+
+
+def _held_bytes(tensor: Tensor) -> int:
+    if len(tensor.shape) == 1:
+        return 4 * tensor.n_values
+    kind = _held_type(tensor)
+    return tensor.n_values // kind.block_size * kind.block_bytes
 
 
 def _held_type(tensor: Tensor) -> QuantType:

@@ -116,8 +116,9 @@ class NumpyBackend:
     def __init__(self) -> None:
         self._kept_bytes = 0
 
-    def held_bytes(self, tensor: Tensor) -> int:
-        return tensor.n_bytes  # more while the budget lasts, nothing after it
+    def held_bytes(self, *tensors: Tensor) -> int:
+        in_file = sum(tensor.n_bytes for tensor in tensors)  # cached, where it is read at each use
+        return min(4 * sum(tensor.n_values for tensor in tensors), in_file + KEPT_BYTES)
 
     def weight(self, tensor: Tensor) -> NumpyWeight:
         n_bytes = 4 * tensor.n_values
