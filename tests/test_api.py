@@ -231,6 +231,14 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers(monkeypatch):
         LLM()
 
 
+def test_a_context_beyond_the_models_is_cut_and_said():
+    with LLM(n_ctx=10**6) as model:
+        assert model.n_ctx == model.config.context_length
+        assert any(str(model.n_ctx) in note for note in model.notes)
+    with LLM(n_ctx=64) as model:
+        assert not model.notes
+
+
 def test_a_wrong_cache_type_is_refused_by_name():
     with pytest.raises(RequestError, match="q3"):
         LLM(kv_type="q3")

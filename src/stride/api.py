@@ -83,6 +83,7 @@ class LLM:
             self.tokenizer = _tokenizer(self._file)
             self.kv_type = kv_type
             self.n_ctx = min(n_ctx or DEFAULT_CONTEXT, self.config.context_length)
+            self._asked_n_ctx = n_ctx
             engine_config = EngineConfig(n_ctx=self.n_ctx, n_parallel=n_parallel, kv_type=kv_type)
             self.kv_bytes = n_parallel * self.config.kv_bytes(self.n_ctx, kv_type)
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
@@ -234,8 +235,11 @@ class LLM:
 
     @property
     def notes(self) -> list[str]:
-        """What the backend wants people to know about this model, such as types that it converted."""
-        return list(self.backend.notes)
+        """What people should know about how this model was loaded, such as types that were converted."""
+        notes = list(self.backend.notes)
+        if self._asked_n_ctx is not None and self._asked_n_ctx > self.n_ctx:
+            notes.append(f"the context is {self.n_ctx} tokens, all that the model was made for")
+        return notes
 
     @property
     def info(self) -> dict[str, Any]:
