@@ -4,7 +4,8 @@
 
 Each round probes memory bandwidth and the fastest integer kernel, then runs every engine once on every test, one
 process at a time, in an order that rotates. Prompts are read from an empty context, generation is measured at each
-depth of -d. Ends in one JSON line.
+depth of -d. Peers read the model into memory as Stride does: mapped, their first tests would wait for the disk.
+Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ def ik_engine(plan: Plan, bench: str, flags: list[str]) -> Engine:
     for depth in filter(None, plan.depths):
         argv += ["-gp", f"{depth},{plan.n_gen}"]
         labels.append(generation_label(plan.n_gen, depth))
-    return Engine("ik_llama.cpp", [Command(argv, labels, bench_rates)])
+    return Engine(" ".join(["ik_llama.cpp", *flags]), [Command(argv, labels, bench_rates)])
 
 
 # --- the run and its report ---
@@ -299,8 +300,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--llama-batched-bench", metavar="PATH", help="for --sequences")
     parser.add_argument("--ik-llama-bench", metavar="PATH")
     parser.add_argument("--stride-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for stride speed")
-    parser.add_argument("--llama-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for llama.cpp's")
-    parser.add_argument("--ik-flags", type=shlex.split, default=[], metavar="FLAGS", help="more for ik's llama-bench")
+    parser.add_argument(
+        "--llama-flags", type=shlex.split, default=["-lm", "none"], metavar="FLAGS", help="default: -lm none"
+    )
+    parser.add_argument(
+        "--ik-flags",
+        type=shlex.split,
+        action="append",
+        metavar="FLAGS",
+        help="more for ik's llama-bench; given twice, it runs twice. Default: -mmp 0",
+    )
     parser.add_argument("-p", "--prompts", type=numbers, default=[16, 64, 512, 2048], metavar="N,…")
     parser.add_argument("-n", "--n-gen", type=int, default=32, metavar="N")
     parser.add_argument("-d", "--depths", type=numbers, default=[0, 4096], metavar="N,…")
@@ -321,7 +330,7 @@ def main() -> None:
     if given.llama_bench:
         engines.append(llama_engine(plan, given.llama_bench, given.llama_batched_bench, given.llama_flags))
     if given.ik_llama_bench:
-        engines.append(ik_engine(plan, given.ik_llama_bench, given.ik_flags))
+        engines += [ik_engine(plan, given.ik_llama_bench, flags) for flags in given.ik_flags or [["-mmp", "0"]]]
     work = read_work(plan.model, plan.depths, plan.n_gen)
     kernel, loads = run_rounds(engines, plan, given.rounds, given.timeout, given.patience)
     shared = {engine.name: shares(engine, plan, work, kernel) for engine in engines}
