@@ -27,6 +27,12 @@ COMMANDS = {
 class LazyGroup(TyperGroup):
     """Lists all commands without importing them; imports ``stride.cli.NAME`` when NAME is called."""
 
+    _listing = False
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True  # only names and one line of each are asked for from here on
+        super().format_help(ctx, formatter)
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
@@ -34,7 +40,7 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         app = typer.Typer(add_completion=False)
-        if "--help" in sys.argv[1:2] or not sys.argv[1:]:
+        if self._listing:
             app.command(cmd_name, help=COMMANDS[cmd_name])(lambda: None)
             return typer.main.get_command(app)
         module = importlib.import_module(f"stride.cli.{cmd_name}")
