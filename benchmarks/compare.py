@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ from stride.bench.statistics import Summary, summarize
 from stride.ops.cpu import default_threads
 
 BATCHED_PROMPT = 128
-CALM_PERCENT = 10
+CALM = 0.1
+"""Share of the processors that others may take without disturbing."""
+ATTEMPTS = 3
 Rates = dict[str, float]
 
 
@@ -78,48 +80,75 @@ class Command:
     read: Callable[[str], Rates]
 
 
+@dataclass(frozen=True)
+class Run:
+    """An engine's turn in a round: tokens per second by test, and the machine meanwhile."""
+
+    rates: Rates
+    seconds: float
+    bandwidth: float
+    others: float
+    """Share of the processors' time that other processes took."""
+
+
 @dataclass
 class Engine:
-    """``rates[label][round]`` and, where they failed, what they said; beside each round the bandwidth probed and
-    the share of the machine's processors that other processes took."""
+    """``runs`` has one for each round; ``discarded`` those that other processes disturbed."""
 
     name: str
     commands: list[Command]
-    rates: dict[str, list[float | None]] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    discarded: list[Run] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    bandwidths: list[float] = field(default_factory=list)
-    others: list[float] = field(default_factory=list)
     version: str = "unknown"
 
-    def run(self, plan: Plan, timeout: float) -> None:
-        """One round: every command, then one rate (or None) more for each test."""
-        found: Rates = {}
+    def run(self, plan: Plan, timeout: float) -> Run:
+        """Every command once, between two probes of the bandwidth."""
+        before = _cpu.read_bandwidth(BANDWIDTH_BYTES, plan.threads)
+        start, (all_busy, own_busy) = time.monotonic(), busy_seconds()
+        rates: Rates = {}
         for command in self.commands:
-            try:
-                done = subprocess.run(command.argv, capture_output=True, text=True, timeout=timeout, check=False)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                self.failures.append(str(error))
-                continue
-            if done.returncode != 0:
-                ending = " ".join(done.stderr.split()[-60:])
-                self.failures.append(f"{shlex.join(command.argv)}: exit status {done.returncode}: {ending}")
-                continue
-            if built := re.search(r'"build_commit": "([^"]+)",\s+"build_number": (\d+)', done.stdout):
-                self.version = f"{built[1]} ({built[2]})"
-            try:
-                rates = command.read(done.stdout)
-            except (ValueError, KeyError) as error:
-                self.failures.append(f"{shlex.join(command.argv)}: unreadable output: {error!r}")
-                continue
-            found |= rates
-            if missing := [label for label in command.labels if label not in rates]:
-                self.failures.append(f"{shlex.join(command.argv)}: no result for {', '.join(missing)}")
-        for label in plan.labels:
-            self.rates.setdefault(label, []).append(found.get(label))
+            rates |= self._rates(command, timeout)
+        seconds, (all_after, own_after) = time.monotonic() - start, busy_seconds()
+        others = max(0.0, (all_after - all_busy) - (own_after - own_busy)) / (seconds * (psutil.cpu_count() or 1))
+        after = _cpu.read_bandwidth(BANDWIDTH_BYTES, plan.threads)
+        return Run(rates, seconds, (before + after) / 2, others)
+
+    def _rates(self, command: Command, timeout: float) -> Rates:
+        """What a process measured; what it did not is in ``failures``."""
+        try:
+            done = subprocess.run(command.argv, capture_output=True, text=True, timeout=timeout, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self.failures.append(str(error))
+            return {}
+        if done.returncode != 0:
+            ending = " ".join(done.stderr.split()[-60:])
+            self.failures.append(f"{shlex.join(command.argv)}: exit status {done.returncode}: {ending}")
+            return {}
+        if built := re.search(r'"build_commit": "([^"]+)",\s+"build_number": (\d+)', done.stdout):
+            self.version = f"{built[1]} ({built[2]})"
+        try:
+            rates = command.read(done.stdout)
+        except (ValueError, KeyError) as error:
+            self.failures.append(f"{shlex.join(command.argv)}: unreadable output: {error!r}")
+            return {}
+        if missing := [label for label in command.labels if label not in rates]:
+            self.failures.append(f"{shlex.join(command.argv)}: no result for {', '.join(missing)}")
+        return rates
+
+    def rates(self, label: str) -> list[float | None]:
+        return [run.rates.get(label) for run in self.runs]
 
     def median(self, label: str) -> float | None:
-        known = [rate for rate in self.rates[label] if rate is not None]
+        known = [rate for rate in self.rates(label) if rate is not None]
         return statistics.median(known) if known else None
+
+
+def busy_seconds() -> tuple[float, float]:
+    """Processor time of the whole machine, and of this process and its children."""
+    machine_times, own = psutil.cpu_times(), os.times()
+    idle = machine_times.idle + getattr(machine_times, "iowait", 0.0)
+    return sum(machine_times) - idle, sum(own[:4])
 
 
 # --- the engines ---
@@ -201,7 +230,7 @@ def shares(engine: Engine, plan: Plan, work: Work, kernel: Sequence[float]) -> d
     """Median over rounds of what an engine reached of the limit: prompts of the kernel, generation of the bandwidth."""
 
     def median(label: str, limits: Sequence[float]) -> None:
-        parts = [rate / limit for rate, limit in zip(engine.rates[label], limits, strict=True) if rate is not None]
+        parts = [rate / limit for rate, limit in zip(engine.rates(label), limits, strict=True) if rate is not None]
         if parts:
             found[label] = statistics.median(parts)
 
@@ -210,55 +239,51 @@ def shares(engine: Engine, plan: Plan, work: Work, kernel: Sequence[float]) -> d
         median(prompt_label(n), [peak / work.prompt_macs(n) for peak in kernel])
     for depth in plan.depths:
         n_bytes = work.generation_bytes[depth]
-        median(generation_label(plan.n_gen, depth), [bandwidth / n_bytes for bandwidth in engine.bandwidths])
+        median(generation_label(plan.n_gen, depth), [run.bandwidth / n_bytes for run in engine.runs])
     return found
 
 
 def paired_ratio(label: str, engine: Engine, peer: Engine) -> Summary | None:
     """Of the rounds in which both have a rate: the median ratio and its bootstrap interval."""
-    pairs = zip(engine.rates[label], peer.rates[label], strict=True)
+    pairs = zip(engine.rates(label), peer.rates(label), strict=True)
     return summarize([a / b for a, b in pairs if a is not None and b is not None])
-
-
-def busy_seconds() -> tuple[float, float]:
-    """Processor time of the whole machine, and of this process and its children."""
-    machine_times, own = psutil.cpu_times(), os.times()
-    idle = machine_times.idle + getattr(machine_times, "iowait", 0.0)
-    return sum(machine_times) - idle, sum(own[:4])
 
 
 def wait_for_calm(seconds: float) -> None:
     end = time.monotonic() + seconds
-    while time.monotonic() < end and psutil.cpu_percent(interval=2) > CALM_PERCENT:
+    while time.monotonic() < end and psutil.cpu_percent(interval=2) > 100 * CALM:
         pass
 
 
 def run_rounds(
     engines: list[Engine], plan: Plan, rounds: int, timeout: float, patience: float
 ) -> tuple[list[float], list[float]]:
-    """Fill the engines' rates; (multiply-adds per second of the kernel, load average) of each round."""
+    """Fill the engines' runs; (multiply-adds per second of the kernel, load average) of each round.
+
+    With patience, a run that others disturbed is discarded and repeated; after ``ATTEMPTS`` it counts all the same.
+    """
     kernel, loads = [], []
     probe = KernelProbe(plan.threads)
     for number in range(rounds):
         wait_for_calm(patience)
         kernel.append(probe.measure())
         loads.append(os.getloadavg()[0])
-        before = _cpu.read_bandwidth(BANDWIDTH_BYTES, plan.threads)
         turn = number % len(engines)
         for engine in engines[turn:] + engines[:turn]:
-            wait_for_calm(patience)
-            start, (all_busy, own_busy) = time.monotonic(), busy_seconds()
-            engine.run(plan, timeout)
-            seconds = time.monotonic() - start
-            others = (busy_seconds()[0] - all_busy) - (busy_seconds()[1] - own_busy)
-            engine.others.append(max(0.0, others) / (seconds * (psutil.cpu_count() or 1)))
-            after = _cpu.read_bandwidth(BANDWIDTH_BYTES, plan.threads)
-            engine.bandwidths.append((before + after) / 2)
-            before = after
-            seen = ", ".join(f"{label} {show(engine.rates[label][-1])}" for label in plan.labels)
-            beside = f"{seconds:.0f} s, {after / 1e9:.1f} GB/s, others {engine.others[-1]:.0%}"
-            print(f"round {number + 1}, {engine.name}, {beside}: {seen}", file=sys.stderr)
+            for attempt in range(1, ATTEMPTS + 1):
+                wait_for_calm(patience)
+                run = engine.run(plan, timeout)
+                print(f"round {number + 1}, {engine.name}, {describe(run, plan)}", file=sys.stderr, flush=True)
+                if run.others <= CALM or not patience or attempt == ATTEMPTS:
+                    engine.runs.append(run)
+                    break
+                engine.discarded.append(run)
     return kernel, loads
+
+
+def describe(run: Run, plan: Plan) -> str:
+    rates = ", ".join(f"{label} {show(run.rates.get(label))}" for label in plan.labels)
+    return f"{run.seconds:.0f} s, {run.bandwidth / 1e9:.1f} GB/s, others {run.others:.0%}: {rates}"
 
 
 def show(rate: float | None) -> str:
@@ -317,7 +342,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-t", "--threads", type=int, default=default_threads(), metavar="N")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument(
-        "--patience", type=float, default=0, metavar="SECONDS", help="wait so long for other processes to be quiet"
+        "--patience",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="wait so long for other processes to be quiet, and repeat what they disturbed",
     )
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="for one process")
     return parser.parse_args()
@@ -334,7 +363,9 @@ def main() -> None:
     work = read_work(plan.model, plan.depths, plan.n_gen)
     kernel, loads = run_rounds(engines, plan, given.rounds, given.timeout, given.patience)
     shared = {engine.name: shares(engine, plan, work, kernel) for engine in engines}
-    bandwidths = [bandwidth for engine in engines for bandwidth in engine.bandwidths]
+    runs = [run for engine in engines for run in engine.runs]
+    bandwidths, others = [run.bandwidth for run in runs], [run.others for run in runs]
+    n_discarded = sum(len(engine.discarded) for engine in engines)
 
     facts = machine()
     print(f"{facts['cpu']}, {plan.threads} threads, {_cpu.isas()[0]}; extension built by {_cpu.compiler}")
@@ -345,8 +376,10 @@ def main() -> None:
     print(f"bandwidth {min(bandwidths) / 1e9:.1f} to {max(bandwidths) / 1e9:.1f} GB/s", end="; ")
     print(f"fastest integer kernel {min(kernel) / 1e9:.0f} to {max(kernel) / 1e9:.0f} GMAC/s", end="; ")
     print(f"load average before each round {', '.join(f'{load:.1f}' for load in loads)}")
-    others = [share for engine in engines for share in engine.others]
-    print(f"other processes took {statistics.median(others):.0%} of the processors, at most {max(others):.0%}")
+    print(
+        f"other processes took {statistics.median(others):.0%} of the processors, at most {max(others):.0%}", end="; "
+    )
+    print(f"disturbed runs that were discarded: {n_discarded}")
     print_table(engines, plan, shared)
     for engine in engines:
         for failure in engine.failures:
@@ -383,9 +416,8 @@ def report(
                 "name": engine.name,
                 "version": engine.version,
                 "commands": [command.argv for command in engine.commands],
-                "tokens_per_second": engine.rates,
-                "bandwidth": engine.bandwidths,
-                "others": engine.others,
+                "runs": [asdict(run) for run in engine.runs],
+                "discarded": [asdict(run) for run in engine.discarded],
                 "share_of_limit": shared[engine.name],
                 "stride_ratio": None if engine is engines[0] else ratios(engine),
                 "failures": engine.failures,
