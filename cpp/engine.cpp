@@ -8,7 +8,6 @@ namespace stride {
 
 namespace {
 
-constexpr int64_t token_block = 64;      // inputs that stay in the second-level cache while tiles go by
 constexpr int64_t item_bytes = 128 << 10;  // of weights, for few tokens: short enough to share out evenly
 constexpr float smallest_weight_sum = 6.103515625e-5f;  // as in llama.cpp: the smallest normal float16
 
@@ -51,9 +50,44 @@ Engine::Inputs Engine::prepare(const float* x, int64_t n, int64_t columns, bool 
 
 void Engine::multiply(const Matrix& matrix, int64_t index, int64_t first_tile, int64_t n_tiles,
                       const void* const* inputs, int64_t n, float* out, int64_t stride) const {
-    const TileKernel kernel = kernels_.tile(matrix.format().type);
-    for (int64_t t = 0; t < n_tiles; ++t)
-        kernel(matrix.tile(index, first_tile + t), matrix.columns(), inputs, n, out + t * tile_rows, stride);
+    kernels_.tiles(matrix.format().type)(matrix.tile(index, first_tile), matrix.tile_bytes(), n_tiles, matrix.columns(),
+                                         inputs, n, out, stride);
+}
+
+void Engine::multiply(const std::vector<Product>& products) {
+    struct Item {
+        const Product* product;
+        int64_t first_token, first_tile, n_tiles;
+    };
+    std::vector<Item> items;
+    for (const Product& product : products) {
+        const int64_t first_tile = product.first_row / tile_rows;
+        const int64_t end_tile = (product.first_row + product.n_rows + tile_rows - 1) / tile_rows;
+        const int64_t strip_bytes = strip_tiles * product.matrix->tile_bytes();
+        const int64_t step = std::max<int64_t>(1, item_bytes / strip_bytes) * strip_tiles;
+        for (int64_t token = 0; token < product.n_tokens; token += token_block)
+            for (int64_t tile = first_tile; tile < end_tile; tile += step)
+                items.push_back({&product, token, tile, std::min(step, end_tile - tile)});
+    }
+    for (Scratch& own : scratch_) own.floats.get(token_block * strip_rows);
+
+    pool_.run(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
+        const Item& item = items[static_cast<size_t>(i)];
+        const Product& product = *item.product;
+        const int64_t n_tokens = std::min(token_block, product.n_tokens - item.first_token);
+        float* strip = scratch(thread).floats.get(token_block * strip_rows);
+        for (int64_t tile = 0; tile < item.n_tiles; tile += strip_tiles) {
+            multiply(*product.matrix, product.index, item.first_tile + tile, std::min(strip_tiles, item.n_tiles - tile),
+                     product.inputs + item.first_token, n_tokens, strip, strip_rows);
+            const int64_t row = (item.first_tile + tile) * tile_rows - product.first_row;
+            const int64_t n_rows = std::min(strip_rows, product.n_rows - row);
+            for (int64_t t = 0; t < n_tokens; ++t) {
+                if (product.bias != nullptr) kernels_.add(strip + t * strip_rows, product.bias + row, n_rows);
+                std::copy_n(strip + t * strip_rows, n_rows,
+                            product.out + (item.first_token + t) * product.stride + row);
+            }
+        }
+    });
 }
 
 void Engine::linear(const float* x, int64_t n, const std::vector<const Matrix*>& weights,
@@ -68,37 +102,11 @@ void Engine::linear_unlocked(const float* x, int64_t n, const std::vector<const 
         std::any_of(weights.begin(), weights.end(), [](const Matrix* w) { return w->format().quantized; });
     const Inputs inputs = prepare(x, n, weights[0]->columns(), any_quantized);
 
-    struct Item {
-        size_t weight;
-        int64_t first_token, first_tile, n_tiles;
-    };
-    std::vector<Item> items;
-    for (int64_t token = 0; token < n; token += token_block)
-        for (size_t w = 0; w < weights.size(); ++w) {
-            const int64_t tile_bytes = weights[w]->n_bytes() / weights[w]->tiles();
-            const int64_t step = std::clamp<int64_t>(item_bytes / tile_bytes, 1, weights[w]->tiles());
-            for (int64_t tile = 0; tile < weights[w]->tiles(); tile += step)
-                items.push_back({w, token, tile, std::min(step, weights[w]->tiles() - tile)});
-        }
-    for (Scratch& own : scratch_) own.floats.get(token_block * tile_rows);
-
-    pool_.run(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
-        const Item& item = items[static_cast<size_t>(i)];
-        const Matrix& weight = *weights[item.weight];
-        const float* bias = biases[item.weight];
-        const int64_t rows = weight.rows();
-        const int64_t n_tokens = std::min(token_block, n - item.first_token);
-        float* out = outs[item.weight] + item.first_token * rows;
-        float* tile_out = scratch(thread).floats.get(token_block * tile_rows);
-        for (int64_t tile = item.first_tile; tile < item.first_tile + item.n_tiles; ++tile) {
-            multiply(weight, 0, tile, 1, inputs.of(weight) + item.first_token, n_tokens, tile_out, tile_rows);
-            const int64_t first_row = tile * tile_rows, n_rows = std::min<int64_t>(tile_rows, rows - first_row);
-            for (int64_t t = 0; t < n_tokens; ++t) {
-                if (bias != nullptr) kernels_.add(tile_out + t * tile_rows, bias + first_row, n_rows);
-                std::copy_n(tile_out + t * tile_rows, n_rows, out + t * rows + first_row);
-            }
-        }
-    });
+    std::vector<Product> products;
+    for (size_t w = 0; w < weights.size(); ++w)
+        products.push_back({weights[w], 0, 0, weights[w]->rows(), inputs.of(*weights[w]), n, biases[w], outs[w],
+                            weights[w]->rows()});
+    multiply(products);
 }
 
 void Engine::route(const float* x, int64_t n, const Matrix& router, const float* bias, const RoutingView& routing,

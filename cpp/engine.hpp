@@ -15,6 +15,11 @@
 
 namespace stride {
 
+// What one call of a matrix kernel covers at most: two tiles, as kernels like them, and as many tokens as stay in the
+// second-level cache while tiles go by.
+constexpr int64_t strip_rows = block_columns, strip_tiles = strip_rows / tile_rows;
+constexpr int64_t token_block = 64;
+
 // A layer's keys and values: [page][kv head] in KVLayout.
 class KVPool {
 public:
@@ -90,6 +95,16 @@ private:
             return matrix.format().quantized ? quantized.data() : plain.data();
         }
     };
+    // Some rows of a matrix for some inputs: out[t * stride + row - first_row]. first_row is a multiple of strip_rows.
+    struct Product {
+        const Matrix* matrix;
+        int64_t index, first_row, n_rows;
+        const void* const* inputs;
+        int64_t n_tokens;
+        const float* bias;  // or nullptr
+        float* out;
+        int64_t stride;
+    };
     struct Group;   // tokens that go through the same gated matrices
     struct Span;    // queries of one key/value head
     struct Scratch {
@@ -101,6 +116,9 @@ private:
     // Rows of `n_tiles` tiles for n inputs: out[t * stride + row], whole tiles.
     void multiply(const Matrix& matrix, int64_t index, int64_t first_tile, int64_t n_tiles, const void* const* inputs,
                   int64_t n, float* out, int64_t stride) const;
+    void multiply(const std::vector<Product>& products);
+    void compute_hidden(const std::vector<Group>& groups);
+    void multiply_down(const std::vector<Group>& groups, int64_t first_row, int64_t n_rows, float* out, int64_t stride);
     void linear_unlocked(const float* x, int64_t n, const std::vector<const Matrix*>& weights,
                          const std::vector<const float*>& biases, const std::vector<float*>& outs);
     void choose(float* scores, int64_t n_experts, const float* bias, const RoutingView& routing, int32_t* ids,

@@ -1,8 +1,8 @@
 // SwiGLU of all kinds: a dense one, and routed experts with or without a shared one, are groups of tokens.
 //
 // Two passes over the weights. The first computes 32 hidden columns of one group at a time: gate, up, SwiGLU, and the
-// result quantised, all by one thread. The second computes a strip of output rows for all groups and adds up each
-// token's choices in their order, so that no token's result depends on the other tokens.
+// result quantised, all by one thread. The second computes each group's products with the down projection, some rows of
+// the output at a time, and adds up each token's choices in their order; so no token's result depends on the others.
 #include <algorithm>
 #include <numeric>
 
@@ -12,9 +12,8 @@ namespace stride {
 
 namespace {
 
-constexpr int64_t strip_rows = block_columns;  // hidden rows per item: one block of the down projection's input
-constexpr int64_t strip_tiles = strip_rows / tile_rows;
-constexpr int64_t token_block = 64;
+constexpr int64_t products_bytes = 16 << 20;  // that stay in the last cache until they are added up
+constexpr int64_t sum_rows = 512;             // rows of one token that are added up at once
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -91,67 +90,72 @@ void Engine::gated(const float* x, int64_t n, const int32_t* ids, const float* w
         codes += group.n_tokens * group.blocks();
         hidden += group.n_tokens * group.blocks() * block_columns;
     }
+    compute_hidden(groups);
 
-    struct Strip {
+    if (routed == nullptr) {  // one group: its products are the output
+        multiply_down(groups, 0, dim, out, dim);
+        return;
+    }
+    const int64_t n_products = n_pairs + (shared != nullptr ? n : 0);
+    const int64_t step = std::clamp<int64_t>(products_bytes / 4 / n_products / strip_rows, 1, divide_up(dim, strip_rows));
+    float* products = partial_.get(n_products * step * strip_rows);
+    for (int64_t first_row = 0; first_row < dim; first_row += step * strip_rows) {
+        const int64_t n_rows = std::min(step * strip_rows, dim - first_row), pieces = divide_up(n_rows, sum_rows);
+        multiply_down(groups, first_row, n_rows, products, n_rows);
+        pool_.run(n * pieces, [&](int64_t item, int) {
+            const int64_t t = item / pieces, begin = item % pieces * sum_rows;
+            const int64_t count = std::min(sum_rows, n_rows - begin);
+            float* total = out + t * dim + first_row + begin;
+            std::fill_n(total, count, 0.0f);
+            for (int64_t pair = t * top_k; pair < (t + 1) * top_k; ++pair)
+                kernels_.add_scaled(total, products + place[static_cast<size_t>(pair)] * n_rows + begin, weights[pair],
+                                    count);
+            if (shared != nullptr) kernels_.add(total, products + (n_pairs + t) * n_rows + begin, count);
+        });
+    }
+}
+
+void Engine::compute_hidden(const std::vector<Group>& groups) {
+    struct Item {
         const Group* group;
         int64_t block, first_token;
     };
-    std::vector<Strip> strips;
+    std::vector<Item> items;
     for (const Group& group : groups)
         for (int64_t token = 0; token < group.n_tokens; token += token_block)
-            for (int64_t block = 0; block < group.blocks(); ++block) strips.push_back({&group, block, token});
+            for (int64_t block = 0; block < group.blocks(); ++block) items.push_back({&group, block, token});
     for (Scratch& own : scratch_) own.floats.get(2 * token_block * strip_rows);
-    pool_.run(static_cast<int64_t>(strips.size()), [&](int64_t i, int thread) {
-        const Strip& strip = strips[static_cast<size_t>(i)];
-        const Group& group = *strip.group;
+
+    pool_.run(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
+        const Item& item = items[static_cast<size_t>(i)];
+        const Group& group = *item.group;
         const GatedMatrices& m = *group.matrices;
-        const int64_t n_tokens = std::min(token_block, group.n_tokens - strip.first_token);
-        const int64_t tile = strip.block * strip_tiles, n_tiles = std::min(strip_tiles, m.gate->tiles() - tile);
+        const int64_t n_tokens = std::min(token_block, group.n_tokens - item.first_token);
+        const int64_t tile = item.block * strip_tiles, n_tiles = std::min(strip_tiles, m.gate->tiles() - tile);
         float* gate = scratch(thread).floats.get(2 * token_block * strip_rows);
         float* up = gate + token_block * strip_rows;
         if (n_tiles < strip_tiles) std::fill_n(gate, 2 * token_block * strip_rows, 0.0f);
-        multiply(*m.gate, group.index, tile, n_tiles, group.inputs_of(*m.gate) + strip.first_token, n_tokens, gate,
+        multiply(*m.gate, group.index, tile, n_tiles, group.inputs_of(*m.gate) + item.first_token, n_tokens, gate,
                  strip_rows);
-        multiply(*m.up, group.index, tile, n_tiles, group.inputs_of(*m.up) + strip.first_token, n_tokens, up,
+        multiply(*m.up, group.index, tile, n_tiles, group.inputs_of(*m.up) + item.first_token, n_tokens, up,
                  strip_rows);
         kernels_.swiglu(gate, up, n_tokens * strip_rows, m.limit, gate);
         for (int64_t t = 0; t < n_tokens; ++t) {
-            const int64_t at = (strip.first_token + t) * group.blocks() + strip.block;
+            const int64_t at = (item.first_token + t) * group.blocks() + item.block;
             const float* row = gate + t * strip_rows;
             if (group.quantizes()) kernels_.quantize(row, strip_rows, group.hidden_codes + at);
             else std::copy_n(row, strip_rows, group.hidden + at * block_columns);
         }
     });
+}
 
-    // Only a dense FFN is cut into blocks of tokens here: routed groups would fall into too small pieces.
-    const int64_t block = routed == nullptr ? std::min(n, token_block) : n;
-    const int64_t tiles = divide_up(dim, tile_rows);
-    const int64_t step = std::clamp<int64_t>(tiles / (4 * pool_.n_threads()), 1, n_pairs + n <= 64 ? 4 : 2);
-    const int64_t steps = divide_up(tiles, step), width = step * tile_rows;
-    const int64_t n_sums = (n_pairs + n) / n * block;
-    for (Scratch& own : scratch_) own.floats.get(n_sums * width), own.more_floats.get(width);
-    pool_.run(steps * divide_up(n, block), [&](int64_t item, int thread) {
-        const int64_t first_token = item / steps * block, n_tokens = std::min(block, n - first_token);
-        const int64_t tile = item % steps * step, n_tiles = std::min(step, tiles - tile);
-        const int64_t first_row = tile * tile_rows, n_rows = std::min(n_tiles * tile_rows, dim - first_row);
-        float* sums = scratch(thread).floats.get(n_sums * width);  // of each pair, in the sorted order
-        float* total = scratch(thread).more_floats.get(width);
-        for (const Group& group : groups) {
-            const int64_t skipped = routed == nullptr ? first_token : 0;
-            const int64_t count = routed == nullptr ? n_tokens : group.n_tokens;
-            multiply(*group.matrices->down, group.index, tile, n_tiles, group.hidden_inputs.data() + skipped, count,
-                     sums + group.first * width, width);
-        }
-        for (int64_t t = 0; t < n_tokens; ++t) {
-            std::fill_n(total, n_rows, 0.0f);
-            for (int64_t j = 0; j < (routed != nullptr ? top_k : 0); ++j) {
-                const int64_t pair = (first_token + t) * top_k + j;
-                kernels_.add_scaled(total, sums + place[static_cast<size_t>(pair)] * width, weights[pair], n_rows);
-            }
-            if (shared != nullptr) kernels_.add(total, sums + (n_pairs + t) * width, n_rows);
-            std::copy_n(total, n_rows, out + (first_token + t) * dim + first_row);
-        }
-    });
+void Engine::multiply_down(const std::vector<Group>& groups, int64_t first_row, int64_t n_rows, float* out,
+                           int64_t stride) {
+    std::vector<Product> products;
+    for (const Group& group : groups)
+        products.push_back({group.matrices->down, group.index, first_row, n_rows, group.hidden_inputs.data(),
+                            group.n_tokens, nullptr, out + group.first * stride, stride});
+    multiply(products);
 }
 
 }  // namespace stride

@@ -52,15 +52,16 @@ inline int64_t attention_scratch(const KVLayout& layout, int64_t n_queries) {
     return page_tokens * (layout.key_dim + layout.padded_value_dim + n_queries);
 }
 
-// 16 rows by `n` tokens: out[t * stride + row]. inputs[t] is const Activation* for quantized formats, else const float*.
-using TileKernel = void (*)(const uint8_t* tile, int64_t columns, const void* const* inputs, int64_t n, float* out,
-                            int64_t stride);
+// The rows of consecutive tiles by `n` tokens: out[t * stride + row]. inputs[t] is const Activation* for quantized
+// formats, else const float*.
+using TilesKernel = void (*)(const uint8_t* tiles, int64_t tile_bytes, int64_t n_tiles, int64_t columns,
+                             const void* const* inputs, int64_t n, float* out, int64_t stride);
 
 struct Kernels {
     const char* name;
     const char* option;  // what STRIDE_ISA calls it
 
-    TileKernel (*tile)(Type type);
+    TilesKernel (*tiles)(Type type);
     void (*quantize)(const float* x, int64_t columns, Activation* out);
 
     void (*add)(float* x, const float* delta, int64_t n);

@@ -12,6 +12,7 @@ namespace avx2 {
 namespace {
 
 constexpr int lanes = 8;
+constexpr int quantized_vectors = 1;
 constexpr int quantized_tokens = 4;
 constexpr int float_tokens = 2;
 constexpr int attention_queries = 2;
@@ -122,14 +123,17 @@ template <bool is_signed>
 INLINE I seed(const int32_t*) {
     return _mm256_setzero_si256();
 }
+using Four = B;  // 4 activations, for every row
+INLINE Four repeat_four(const int8_t* activations) {
+    int four;
+    __builtin_memcpy(&four, activations, 4);
+    return _mm256_set1_epi32(four);
+}
 // Adds to each row's sum its 4 codes times the 4 activations. No pair of products saturates: of signed codes, at most
 // 2 * 128 * 127, as |code| * (sign of code * activation) is the product and activations are never -128; of unsigned
 // codes (at most 31), far less.
 template <bool is_signed>
-INLINE I dot(I sum, B codes, const int8_t* activations) {
-    int four;
-    __builtin_memcpy(&four, activations, 4);
-    B x = _mm256_set1_epi32(four);
+INLINE I dot(I sum, B codes, Four x) {
     if constexpr (is_signed) {
         x = _mm256_sign_epi8(x, codes);
         codes = _mm256_abs_epi8(codes);

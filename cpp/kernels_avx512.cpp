@@ -12,6 +12,7 @@ namespace avx512 {
 namespace {
 
 constexpr int lanes = 16;
+constexpr int quantized_vectors = 2;
 constexpr int quantized_tokens = 8;
 constexpr int float_tokens = 4;
 constexpr int attention_queries = 8;
@@ -110,12 +111,16 @@ template <bool is_signed>
 INLINE I seed(const int32_t* excess) {
     return is_signed ? _mm512_set1_epi32(*excess) : _mm512_setzero_si512();
 }
-// Adds to each row's sum its 4 codes times the 4 activations.
-template <bool is_signed>
-INLINE I dot(I sum, B codes, const int8_t* activations) {
+using Four = B;  // 4 activations, for every row
+INLINE Four repeat_four(const int8_t* activations) {
     int four;
     __builtin_memcpy(&four, activations, 4);
-    return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(four));
+    return _mm512_set1_epi32(four);
+}
+// Adds to each row's sum its 4 codes times the 4 activations.
+template <bool is_signed>
+INLINE I dot(I sum, B codes, Four x) {
+    return _mm512_dpbusd_epi32(sum, codes, x);
 }
 
 #include "kernels.inc"

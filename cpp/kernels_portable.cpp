@@ -10,6 +10,7 @@ namespace portable {
 namespace {
 
 constexpr int lanes = 4;
+constexpr int quantized_vectors = 1;
 constexpr int quantized_tokens = 4;
 constexpr int float_tokens = 2;
 constexpr int attention_queries = 2;
@@ -134,18 +135,23 @@ INLINE Words repeat_pair(int8_t a, int8_t b) {
     const int16_t pair[2] = {a, b};
     return reinterpret_cast<Words>(I{} + load_vector<int32_t>(pair));
 }
+struct Four {  // 4 activations, for every row
+    Words even, odd;
+};
+INLINE Four repeat_four(const int8_t* activations) {
+    return {repeat_pair(activations[0], activations[2]), repeat_pair(activations[1], activations[3])};
+}
 // Adds to each row's sum its 4 codes times the 4 activations. Two products fit 16 bits: 2 * 128 * 127 at most, and
 // unsigned codes, which are below 128, read as signed ones.
 template <bool is_signed>
-INLINE I dot(I sum, B codes, const int8_t* activations) {
+INLINE I dot(I sum, B codes, Four x) {
     const Words words = reinterpret_cast<Words>(codes);
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     const Words even = (words << 8) >> 8, odd = words >> 8;
 #else
     const Words odd = (words << 8) >> 8, even = words >> 8;
 #endif
-    const I pairs = reinterpret_cast<I>(even * repeat_pair(activations[0], activations[2]) +
-                                        odd * repeat_pair(activations[1], activations[3]));
+    const I pairs = reinterpret_cast<I>(even * x.even + odd * x.odd);
     return sum + ((pairs << 16) >> 16) + (pairs >> 16);
 }
 
