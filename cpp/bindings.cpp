@@ -31,7 +31,7 @@ void pack(Matrix& matrix, int64_t index, int64_t first_row, nb::handle rows) {
     const auto bytes = array<const uint8_t, 2>(rows, "rows", {-1, matrix.format().file_row_bytes(matrix.columns())});
     if (index < 0 || index >= matrix.count() || first_row < 0 || first_row % tile_rows != 0 ||
         size(bytes, 0) > matrix.rows() - first_row)
-        throw nb::value_error("index, first_row: no such rows, or first_row is not a multiple of 16");
+        throw nb::value_error("index, first_row: no such rows, or first_row is not a multiple of 32");
     const nb::gil_scoped_release release;
     matrix.pack(index, first_row, size(bytes, 0), bytes.data());
 }

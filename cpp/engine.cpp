@@ -8,7 +8,6 @@ namespace stride {
 
 namespace {
 
-constexpr int64_t item_bytes = 128 << 10;  // of weights, for few tokens: short enough to share out evenly
 constexpr float smallest_weight_sum = 6.103515625e-5f;  // as in llama.cpp: the smallest normal float16
 
 }  // namespace
@@ -48,10 +47,9 @@ Engine::Inputs Engine::prepare(const float* x, int64_t n, int64_t columns, bool 
     return inputs;
 }
 
-void Engine::multiply(const Matrix& matrix, int64_t index, int64_t first_tile, int64_t n_tiles,
-                      const void* const* inputs, int64_t n, float* out, int64_t stride) const {
-    kernels_.tiles(matrix.format().type)(matrix.tile(index, first_tile), matrix.tile_bytes(), n_tiles, matrix.columns(),
-                                         inputs, n, out, stride);
+void Engine::multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n,
+                      float* out) const {
+    kernels_.tile(matrix.format().type)(matrix.tile(index, tile), matrix.columns(), inputs, n, out);
 }
 
 void Engine::multiply(const std::vector<Product>& products) {
@@ -63,28 +61,25 @@ void Engine::multiply(const std::vector<Product>& products) {
     for (const Product& product : products) {
         const int64_t first_tile = product.first_row / tile_rows;
         const int64_t end_tile = (product.first_row + product.n_rows + tile_rows - 1) / tile_rows;
-        const int64_t strip_bytes = strip_tiles * product.matrix->tile_bytes();
-        const int64_t step = std::max<int64_t>(1, item_bytes / strip_bytes) * strip_tiles;
+        const int64_t step = std::max<int64_t>(1, item_bytes / product.matrix->tile_bytes());
         for (int64_t token = 0; token < product.n_tokens; token += token_block)
             for (int64_t tile = first_tile; tile < end_tile; tile += step)
                 items.push_back({&product, token, tile, std::min(step, end_tile - tile)});
     }
-    for (Scratch& own : scratch_) own.floats.get(token_block * strip_rows);
+    for (Scratch& own : scratch_) own.floats.get(token_block * tile_rows);
 
     pool_.run(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
         const Item& item = items[static_cast<size_t>(i)];
         const Product& product = *item.product;
         const int64_t n_tokens = std::min(token_block, product.n_tokens - item.first_token);
-        float* strip = scratch(thread).floats.get(token_block * strip_rows);
-        for (int64_t tile = 0; tile < item.n_tiles; tile += strip_tiles) {
-            multiply(*product.matrix, product.index, item.first_tile + tile, std::min(strip_tiles, item.n_tiles - tile),
-                     product.inputs + item.first_token, n_tokens, strip, strip_rows);
-            const int64_t row = (item.first_tile + tile) * tile_rows - product.first_row;
-            const int64_t n_rows = std::min(strip_rows, product.n_rows - row);
+        float* values = scratch(thread).floats.get(token_block * tile_rows);
+        for (int64_t tile = item.first_tile; tile < item.first_tile + item.n_tiles; ++tile) {
+            multiply(*product.matrix, product.index, tile, product.inputs + item.first_token, n_tokens, values);
+            const int64_t row = tile * tile_rows - product.first_row;
+            const int64_t n_rows = std::min<int64_t>(tile_rows, product.n_rows - row);
             for (int64_t t = 0; t < n_tokens; ++t) {
-                if (product.bias != nullptr) kernels_.add(strip + t * strip_rows, product.bias + row, n_rows);
-                std::copy_n(strip + t * strip_rows, n_rows,
-                            product.out + (item.first_token + t) * product.stride + row);
+                if (product.bias != nullptr) kernels_.add(values + t * tile_rows, product.bias + row, n_rows);
+                std::copy_n(values + t * tile_rows, n_rows, product.out + (item.first_token + t) * product.stride + row);
             }
         }
     });

@@ -15,10 +15,10 @@
 
 namespace stride {
 
-// What one call of a matrix kernel covers at most: two tiles, as kernels like them, and as many tokens as stay in the
-// second-level cache while tiles go by.
-constexpr int64_t strip_rows = block_columns, strip_tiles = strip_rows / tile_rows;
+// Inputs that stay in the second-level cache while tiles go by.
 constexpr int64_t token_block = 64;
+// Weights of one item: short enough to share out evenly, long enough to be read as one stream.
+constexpr int64_t item_bytes = 256 << 10;
 
 // A layer's keys and values: [page][kv head] in KVLayout.
 class KVPool {
@@ -95,7 +95,7 @@ private:
             return matrix.format().quantized ? quantized.data() : plain.data();
         }
     };
-    // Some rows of a matrix for some inputs: out[t * stride + row - first_row]. first_row is a multiple of strip_rows.
+    // Some rows of a matrix for some inputs: out[t * stride + row - first_row]. first_row is a multiple of tile_rows.
     struct Product {
         const Matrix* matrix;
         int64_t index, first_row, n_rows;
@@ -113,10 +113,11 @@ private:
 
     Inputs prepare(const float* x, int64_t n, int64_t columns, bool any_quantized);
     Scratch& scratch(int thread) { return scratch_[static_cast<size_t>(thread)]; }
-    // Rows of `n_tiles` tiles for n inputs: out[t * stride + row], whole tiles.
-    void multiply(const Matrix& matrix, int64_t index, int64_t first_tile, int64_t n_tiles, const void* const* inputs,
-                  int64_t n, float* out, int64_t stride) const;
+    // One tile for n inputs: out[t * tile_rows + row].
+    void multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n,
+                  float* out) const;
     void multiply(const std::vector<Product>& products);
+    static int64_t hidden_tiles(const Group& group);
     void compute_hidden(const std::vector<Group>& groups);
     void multiply_down(const std::vector<Group>& groups, int64_t first_row, int64_t n_rows, float* out, int64_t stride);
     void linear_unlocked(const float* x, int64_t n, const std::vector<const Matrix*>& weights,

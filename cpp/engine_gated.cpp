@@ -1,7 +1,7 @@
 // SwiGLU of all kinds: a dense one, and routed experts with or without a shared one, are groups of tokens.
 //
-// Two passes over the weights. The first computes 32 hidden columns of one group at a time: gate, up, SwiGLU, and the
-// result quantised, all by one thread. The second computes each group's products with the down projection, some rows of
+// Two passes over the weights. The first computes a tile of hidden columns of one group at a time: gate, up, SwiGLU, and
+// the result quantised, all by one thread. The second computes each group's products with the down projection, some rows of
 // the output at a time, and adds up each token's choices in their order; so no token's result depends on the others.
 #include <algorithm>
 #include <numeric>
@@ -12,6 +12,7 @@ namespace stride {
 
 namespace {
 
+static_assert(tile_rows == block_columns);  // a tile's hidden rows are one block of the down projection's input
 constexpr int64_t products_bytes = 16 << 20;  // that stay in the last cache until they are added up
 constexpr int64_t sum_rows = 512;             // rows of one token that are added up at once
 
@@ -97,10 +98,11 @@ void Engine::gated(const float* x, int64_t n, const int32_t* ids, const float* w
         return;
     }
     const int64_t n_products = n_pairs + (shared != nullptr ? n : 0);
-    const int64_t step = std::clamp<int64_t>(products_bytes / 4 / n_products / strip_rows, 1, divide_up(dim, strip_rows));
-    float* products = partial_.get(n_products * step * strip_rows);
-    for (int64_t first_row = 0; first_row < dim; first_row += step * strip_rows) {
-        const int64_t n_rows = std::min(step * strip_rows, dim - first_row), pieces = divide_up(n_rows, sum_rows);
+    const int64_t most_tiles = std::max<int64_t>(1, products_bytes / 4 / n_products / tile_rows);
+    const int64_t most_rows = std::min(most_tiles * tile_rows, dim);
+    float* products = partial_.get(n_products * most_rows);
+    for (int64_t first_row = 0; first_row < dim; first_row += most_rows) {
+        const int64_t n_rows = std::min(most_rows, dim - first_row), pieces = divide_up(n_rows, sum_rows);
         multiply_down(groups, first_row, n_rows, products, n_rows);
         pool_.run(n * pieces, [&](int64_t item, int) {
             const int64_t t = item / pieces, begin = item % pieces * sum_rows;
@@ -115,37 +117,51 @@ void Engine::gated(const float* x, int64_t n, const int32_t* ids, const float* w
     }
 }
 
+// Tiles of gate, then of up, that are read on and on.
+int64_t Engine::hidden_tiles(const Group& group) {
+    return std::max<int64_t>(1, item_bytes / group.matrices->gate->tile_bytes());
+}
+
 void Engine::compute_hidden(const std::vector<Group>& groups) {
     struct Item {
         const Group* group;
-        int64_t block, first_token;
+        int64_t first_token, first_tile, n_tiles;
     };
     std::vector<Item> items;
-    for (const Group& group : groups)
+    for (const Group& group : groups) {
+        const int64_t tiles = group.matrices->gate->tiles();
+        const int64_t step = hidden_tiles(group);
         for (int64_t token = 0; token < group.n_tokens; token += token_block)
-            for (int64_t block = 0; block < group.blocks(); ++block) items.push_back({&group, block, token});
-    for (Scratch& own : scratch_) own.floats.get(2 * token_block * strip_rows);
+            for (int64_t tile = 0; tile < tiles; tile += step)
+                items.push_back({&group, token, tile, std::min(step, tiles - tile)});
+    }
+    int64_t most_values = 0;
+    for (const Group& group : groups)
+        most_values = std::max(most_values, hidden_tiles(group) * tile_rows * std::min(token_block, group.n_tokens));
+    for (Scratch& own : scratch_) own.floats.get(2 * most_values);
 
     pool_.run(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
         const Item& item = items[static_cast<size_t>(i)];
         const Group& group = *item.group;
         const GatedMatrices& m = *group.matrices;
         const int64_t n_tokens = std::min(token_block, group.n_tokens - item.first_token);
-        const int64_t tile = item.block * strip_tiles, n_tiles = std::min(strip_tiles, m.gate->tiles() - tile);
-        float* gate = scratch(thread).floats.get(2 * token_block * strip_rows);
-        float* up = gate + token_block * strip_rows;
-        if (n_tiles < strip_tiles) std::fill_n(gate, 2 * token_block * strip_rows, 0.0f);
-        multiply(*m.gate, group.index, tile, n_tiles, group.inputs_of(*m.gate) + item.first_token, n_tokens, gate,
-                 strip_rows);
-        multiply(*m.up, group.index, tile, n_tiles, group.inputs_of(*m.up) + item.first_token, n_tokens, up,
-                 strip_rows);
-        kernels_.swiglu(gate, up, n_tokens * strip_rows, m.limit, gate);
-        for (int64_t t = 0; t < n_tokens; ++t) {
-            const int64_t at = (item.first_token + t) * group.blocks() + item.block;
-            const float* row = gate + t * strip_rows;
-            if (group.quantizes()) kernels_.quantize(row, strip_rows, group.hidden_codes + at);
-            else std::copy_n(row, strip_rows, group.hidden + at * block_columns);
-        }
+        float* gate = scratch(thread).floats.get(2 * most_values);
+        float* up = gate + most_values;
+        const auto multiply_all = [&](const Matrix& matrix, float* out) {
+            for (int64_t k = 0; k < item.n_tiles; ++k)
+                multiply(matrix, group.index, item.first_tile + k, group.inputs_of(matrix) + item.first_token, n_tokens,
+                         out + k * n_tokens * tile_rows);
+        };
+        multiply_all(*m.gate, gate);
+        multiply_all(*m.up, up);
+        kernels_.swiglu(gate, up, item.n_tiles * n_tokens * tile_rows, m.limit, gate);
+        for (int64_t k = 0; k < item.n_tiles; ++k)
+            for (int64_t t = 0; t < n_tokens; ++t) {
+                const int64_t at = (item.first_token + t) * group.blocks() + item.first_tile + k;
+                const float* row = gate + (k * n_tokens + t) * tile_rows;
+                if (group.quantizes()) kernels_.quantize(row, tile_rows, group.hidden_codes + at);
+                else std::copy_n(row, tile_rows, group.hidden + at * tile_rows);
+            }
     });
 }
 

@@ -1,18 +1,18 @@
 // The packed weight layout, shared by all instruction sets, and the quantised form of activations.
 //
-// A matrix [rows, columns] is a sequence of tiles of 16 rows; the last one is padded with zeros. A tile is all its
-// codes, then all its scales, both padded to 64 bytes. Codes come in groups of 16 rows x 4 columns, row after row, so
-// that one 64-byte vector meets one broadcast 4-byte piece of the activations. For each 32 columns:
+// A matrix [rows, columns] is a sequence of tiles of 32 rows; the last one is padded with zeros. A tile is read from
+// front to end: block of columns after block (256 columns, 32 or 1, as in the format), each all its codes, then its
+// scales; every block is a multiple of 64 bytes. Codes come in groups of 32 rows x 4 columns, row after row, so that a
+// vector meets one broadcast 4-byte piece of the activations. For each 32 columns:
 //
-//   IQ4_*, Q4_*   4 x 64 bytes; group i holds columns 4 i .. 4 i + 3 in low nibbles, 16 + 4 i .. in high nibbles
-//   Q5_K          the same, then 8 x 64 bits: the fifth bits of column group 0 .. 7
-//   Q6_K          the same, then 2 x 64 bytes: the high bit pairs of columns 0 .. 15 and 16 .. 31; bits 2 i, 2 i + 1
+//   IQ4_*, Q4_*   4 x 128 bytes; group i holds columns 4 i .. 4 i + 3 in low nibbles, 16 + 4 i .. in high nibbles
+//   Q5_K          the same, then 8 x 128 bits: the fifth bits of column group 0 .. 7
+//   Q6_K          the same, then 2 x 128 bytes: the high bit pairs of columns 0 .. 15 and 16 .. 31; bits 2 i, 2 i + 1
 //                 of a byte belong to column group i (or 4 + i)
-//   Q8_0          8 x 64 bytes; code + 128
-//   F16, BF16     per column 16 values
-//   F32           per column 16 values
+//   Q8_0          8 x 128 bytes; code + 128
+//   F32, F16, BF16  per column 32 values
 //
-// Scales, for each block of the format: 16 values per quantity, one a row; see `Scales` below.
+// Scales are 32 values per quantity, one a row; see `Scales` below.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@
 
 namespace stride {
 
-constexpr int tile_rows = 16;
+constexpr int tile_rows = 32;
 constexpr int block_columns = 32;  // columns that share one activation scale
 
 // GGML's type numbers.
@@ -46,8 +46,8 @@ struct Activation {
     int32_t half_seeds[2]; // the same of the first and last 16
 };
 
-// Scales of 16 rows, at the start of each block's part of a tile's scales.
-struct Scales16 {  // IQ4_NL, Q4_0, Q8_0: 32 columns
+// Scales of a block of a tile.
+struct Scales32 {  // IQ4_NL, Q4_0, Q8_0: 32 columns
     uint16_t scale[tile_rows];
 };
 struct ScalesIq4Xs {  // 256 columns; ls - 32
@@ -70,18 +70,12 @@ struct Format {
     const char* name;
     int block;        // columns per block
     int file_bytes;   // per block of one row, in a GGUF file
-    int code_bytes;   // per block of 16 rows, packed
-    int scale_bytes;  // per block of 16 rows, packed
+    int code_bytes;   // per block of a tile
+    int scale_bytes;  // per block of a tile, after the codes
     bool quantized;   // works on int8 activations
 
     int64_t file_row_bytes(int64_t columns) const { return columns / block * file_bytes; }
-    int64_t codes_size(int64_t columns) const { return round_up(columns / block * code_bytes); }
-    int64_t tile_bytes(int64_t columns) const {
-        return codes_size(columns) + round_up(columns / block * scale_bytes);
-    }
-
-private:
-    static int64_t round_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+    int64_t tile_bytes(int64_t columns) const { return columns / block * (code_bytes + scale_bytes); }
 };
 
 // nullptr: not a native type.

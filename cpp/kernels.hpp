@@ -52,16 +52,15 @@ inline int64_t attention_scratch(const KVLayout& layout, int64_t n_queries) {
     return page_tokens * (layout.key_dim + layout.padded_value_dim + n_queries);
 }
 
-// The rows of consecutive tiles by `n` tokens: out[t * stride + row]. inputs[t] is const Activation* for quantized
-// formats, else const float*.
-using TilesKernel = void (*)(const uint8_t* tiles, int64_t tile_bytes, int64_t n_tiles, int64_t columns,
-                             const void* const* inputs, int64_t n, float* out, int64_t stride);
+// A tile by `n` tokens: out[t * tile_rows + row]. inputs[t] is const Activation* for quantized formats, else const
+// float*.
+using TileKernel = void (*)(const uint8_t* tile, int64_t columns, const void* const* inputs, int64_t n, float* out);
 
 struct Kernels {
     const char* name;
     const char* option;  // what STRIDE_ISA calls it
 
-    TilesKernel (*tiles)(Type type);
+    TileKernel (*tile)(Type type);
     void (*quantize)(const float* x, int64_t columns, Activation* out);
 
     void (*add)(float* x, const float* delta, int64_t n);

@@ -28,7 +28,7 @@ public:
     // -1 - errno where reading failed (below -1). Without `keep_cached` the system forgets each part once it is packed.
     int64_t read(ThreadPool& pool, int file, int64_t offset, bool keep_cached);
 
-    // Packs rows `first` .. `first + n` of matrix `index`, which lie in memory as in a file. first is a multiple of 16.
+    // Packs rows `first` .. `first + n` of matrix `index`, which lie in memory as in a file. first is a multiple of tile_rows.
     void pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows);
 
     void row(int64_t index, int64_t row, float* out) const;

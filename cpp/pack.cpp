@@ -10,21 +10,23 @@ namespace {
 
 constexpr Format formats[] = {
     // type, name, block, file, codes, scales, quantized
-    {Type::f32, "F32", 1, 4, 64, 0, false},
-    {Type::f16, "F16", 1, 2, 32, 0, false},
-    {Type::bf16, "BF16", 1, 2, 32, 0, false},
-    {Type::q4_0, "Q4_0", 32, 18, 256, sizeof(Scales16), true},
-    {Type::iq4_nl, "IQ4_NL", 32, 18, 256, sizeof(Scales16), true},
-    {Type::q8_0, "Q8_0", 32, 34, 512, sizeof(Scales16), true},
-    {Type::iq4_xs, "IQ4_XS", 256, 136, 2048, sizeof(ScalesIq4Xs), true},
-    {Type::q4_k, "Q4_K", 256, 144, 2048, sizeof(ScalesK), true},
-    {Type::q5_k, "Q5_K", 256, 176, 2560, sizeof(ScalesK), true},
-    {Type::q6_k, "Q6_K", 256, 210, 3072, sizeof(ScalesQ6K), true},
+    {Type::f32, "F32", 1, 4, 128, 0, false},
+    {Type::f16, "F16", 1, 2, 64, 0, false},
+    {Type::bf16, "BF16", 1, 2, 64, 0, false},
+    {Type::q4_0, "Q4_0", 32, 18, 512, sizeof(Scales32), true},
+    {Type::iq4_nl, "IQ4_NL", 32, 18, 512, sizeof(Scales32), true},
+    {Type::q8_0, "Q8_0", 32, 34, 1024, sizeof(Scales32), true},
+    {Type::iq4_xs, "IQ4_XS", 256, 136, 8 * 512, sizeof(ScalesIq4Xs), true},
+    {Type::q4_k, "Q4_K", 256, 144, 8 * 512, sizeof(ScalesK), true},
+    {Type::q5_k, "Q5_K", 256, 176, 8 * (512 + 128), sizeof(ScalesK), true},
+    {Type::q6_k, "Q6_K", 256, 210, 8 * (512 + 256), sizeof(ScalesQ6K), true},
 };
 
-constexpr int group_bytes = 64;          // 16 rows x 4 columns
-constexpr int nibble_bytes = 256;        // 16 rows x 32 columns of nibbles
-constexpr int sub_blocks = 8;            // of 32 columns in a block of 256
+constexpr int group_bytes = tile_rows * 4;       // 4 columns
+constexpr int nibble_bytes = 4 * group_bytes;    // 32 columns of nibbles
+constexpr int fifth_bytes = 8 * group_bytes / 8; // 32 columns of fifth bits
+constexpr int pair_bytes = 2 * group_bytes;      // 32 columns of bit pairs
+constexpr int sub_blocks = 8;                    // of 32 columns in a block of 256
 
 uint32_t load_word(const uint8_t* p) {
     uint32_t word;
@@ -55,17 +57,17 @@ void pack_split_nibbles(const uint8_t* bytes, int shift, int row, uint8_t* codes
     }
 }
 
-void pack_scales16(const uint8_t* block, int row, uint8_t* scales) {
-    reinterpret_cast<Scales16*>(scales)->scale[row] = load_half(block);
+void pack_scales32(const uint8_t* block, int row, uint8_t* scales) {
+    reinterpret_cast<Scales32*>(scales)->scale[row] = load_half(block);
 }
 
 void pack_q4(const uint8_t* block, int row, uint8_t* codes, uint8_t* scales) {
-    pack_scales16(block, row, scales);
+    pack_scales32(block, row, scales);
     pack_nibbles(block + 2, row, codes);
 }
 
 void pack_q8_0(const uint8_t* block, int row, uint8_t* codes, uint8_t* scales) {
-    pack_scales16(block, row, scales);
+    pack_scales32(block, row, scales);
     for (int i = 0; i < 8; ++i)
         store_word(codes + i * group_bytes + row * 4, load_word(block + 2 + 4 * i) ^ 0x80808080);
 }
@@ -104,13 +106,13 @@ void pack_q5_k(const uint8_t* block, int row, uint8_t* codes, uint8_t* scales) {
     pack_scales_k(block, row, *reinterpret_cast<ScalesK*>(scales));
     const uint8_t* fifth = block + 16;  // bit b of byte l: column l of sub-block b
     for (int b = 0; b < sub_blocks; ++b) {
-        uint8_t* sub = codes + b * (nibble_bytes + 64);
+        uint8_t* sub = codes + b * (nibble_bytes + fifth_bytes);
         pack_split_nibbles(block + 48 + b / 2 * 32, b % 2 * 4, row, sub);
         uint8_t* bits = sub + nibble_bytes + row / 2;  // 4 bits a row and column group
         for (int i = 0; i < 8; ++i) {
             int four = 0;
             for (int k = 0; k < 4; ++k) four |= (fifth[4 * i + k] >> b & 1) << k;
-            bits[8 * i] = static_cast<uint8_t>(bits[8 * i] | four << (row % 2 * 4));
+            bits[group_bytes / 8 * i] = static_cast<uint8_t>(bits[group_bytes / 8 * i] | four << (row % 2 * 4));
         }
     }
 }
@@ -121,14 +123,14 @@ void pack_q6_k(const uint8_t* block, int row, uint8_t* codes, uint8_t* scales) {
     packed.scale[row] = load_half(block + 208);
     for (int b = 0; b < sub_blocks; ++b) {
         const int half = b / 4, quarter = b % 4;
-        uint8_t* sub = codes + b * (nibble_bytes + 128);
+        uint8_t* sub = codes + b * (nibble_bytes + pair_bytes);
         pack_split_nibbles(block + 64 * half + quarter % 2 * 32, quarter / 2 * 4, row, sub);
         const uint8_t* high = block + 128 + 32 * half;  // bit pair `quarter` of byte l: column l
         for (int side = 0; side < 2; ++side) {
             uint32_t pairs = 0;
             for (int i = 0; i < 4; ++i)
                 pairs |= (load_word(high + 16 * side + 4 * i) >> 2 * quarter & 0x03030303) << 2 * i;
-            store_word(sub + nibble_bytes + side * 64 + row * 4, pairs);
+            store_word(sub + nibble_bytes + side * group_bytes + row * 4, pairs);
         }
     }
 }
@@ -141,12 +143,10 @@ void pack_values(const uint8_t* value, int row, uint8_t* codes, uint8_t*) {
 template <typename PackBlock>
 void pack_blocks(const Format& format, const uint8_t* rows, int n_rows, int64_t columns, uint8_t* tile,
                  PackBlock pack_block) {
-    uint8_t* scales = tile + format.codes_size(columns);
-    const int64_t row_bytes = format.file_row_bytes(columns);
-    for (int64_t b = 0; b < columns / format.block; ++b)
+    const int64_t row_bytes = format.file_row_bytes(columns), n_blocks = columns / format.block;
+    for (int64_t b = 0; b < n_blocks; ++b, tile += format.code_bytes + format.scale_bytes)
         for (int row = 0; row < n_rows; ++row)
-            pack_block(rows + row * row_bytes + b * format.file_bytes, row, tile + b * format.code_bytes,
-                       scales + b * format.scale_bytes);
+            pack_block(rows + row * row_bytes + b * format.file_bytes, row, tile, tile + format.code_bytes);
 }
 
 // Code of column `column` (0 .. 31) in nibbles.
@@ -157,56 +157,47 @@ int nibble(const uint8_t* codes, int row, int column) {
 
 int code_q5(const uint8_t* codes, int row, int column) {
     const int bit = row * 4 + column % 4;
-    const int fifth = codes[nibble_bytes + column / 4 * 8 + bit / 8] >> bit % 8 & 1;
+    const int fifth = codes[nibble_bytes + column / 4 * group_bytes / 8 + bit / 8] >> bit % 8 & 1;
     return nibble(codes, row, column) | fifth << 4;
 }
 
 int code_q6(const uint8_t* codes, int row, int column) {
-    const int pairs = codes[nibble_bytes + column / 16 * 64 + row * 4 + column % 4];
+    const int pairs = codes[nibble_bytes + column / 16 * group_bytes + row * 4 + column % 4];
     return (nibble(codes, row, column) | (pairs >> column % 16 / 4 * 2 & 3) << 4) - 32;
 }
 
-// 32 columns of one row; `b` counts blocks of 32.
-void unpack_block(Type type, const uint8_t* codes, const uint8_t* scales, int64_t b, int row, float* out) {
-    const int sub = static_cast<int>(b % sub_blocks);
+// One row of 32 columns, the `sub`th of a block.
+void unpack_columns(Type type, const uint8_t* codes, const uint8_t* scales, int sub, int row, float* out) {
     const auto each = [out](auto value) {
         for (int c = 0; c < block_columns; ++c) out[c] = value(c);
     };
     switch (type) {
         case Type::q4_0:
         case Type::iq4_nl: {
-            const float scale = half_to_float(reinterpret_cast<const Scales16*>(scales)[b].scale[row]);
-            codes += b * nibble_bytes;
+            const float scale = half_to_float(reinterpret_cast<const Scales32*>(scales)->scale[row]);
             if (type == Type::q4_0) return each([&](int c) { return scale * (nibble(codes, row, c) - 8); });
             return each([&](int c) { return scale * iq4_codebook[nibble(codes, row, c)]; });
         }
         case Type::q8_0: {
-            const float scale = half_to_float(reinterpret_cast<const Scales16*>(scales)[b].scale[row]);
-            codes += b * 2 * nibble_bytes;
+            const float scale = half_to_float(reinterpret_cast<const Scales32*>(scales)->scale[row]);
             return each([&](int c) { return scale * (codes[c / 4 * group_bytes + row * 4 + c % 4] - 128); });
         }
         case Type::iq4_xs: {
-            const auto& packed = reinterpret_cast<const ScalesIq4Xs*>(scales)[b / sub_blocks];
+            const auto& packed = *reinterpret_cast<const ScalesIq4Xs*>(scales);
             const float scale = half_to_float(packed.scale[row]) * packed.sub[sub][row];
-            codes += b * nibble_bytes;
             return each([&](int c) { return scale * iq4_codebook[nibble(codes, row, c)]; });
         }
         case Type::q4_k:
         case Type::q5_k: {
-            const auto& packed = reinterpret_cast<const ScalesK*>(scales)[b / sub_blocks];
+            const auto& packed = *reinterpret_cast<const ScalesK*>(scales);
             const float scale = half_to_float(packed.scale[row]) * packed.sub[sub][row];
             const float min = half_to_float(packed.min[row]) * packed.sub_min[sub][row];
-            if (type == Type::q4_k) {
-                codes += b * nibble_bytes;
-                return each([&](int c) { return scale * nibble(codes, row, c) - min; });
-            }
-            codes += b * (nibble_bytes + 64);
+            if (type == Type::q4_k) return each([&](int c) { return scale * nibble(codes, row, c) - min; });
             return each([&](int c) { return scale * code_q5(codes, row, c) - min; });
         }
         case Type::q6_k: {
-            const auto& packed = reinterpret_cast<const ScalesQ6K*>(scales)[b / sub_blocks];
+            const auto& packed = *reinterpret_cast<const ScalesQ6K*>(scales);
             const float scale = half_to_float(packed.scale[row]);
-            codes += b * (nibble_bytes + 128);
             return each([&](int c) { return scale * packed.sub[2 * sub + c / 16][row] * code_q6(codes, row, c); });
         }
         case Type::f32:
@@ -239,7 +230,6 @@ void pack_tile(const Format& format, const uint8_t* rows, int n_rows, int64_t co
 }
 
 void unpack_row(const Format& format, const uint8_t* tile, int row, int64_t columns, float* out) {
-    const uint8_t* scales = tile + format.codes_size(columns);
     if (format.type == Type::f32) {
         for (int64_t c = 0; c < columns; ++c) std::memcpy(out + c, tile + (c * tile_rows + row) * 4, 4);
     } else if (format.type == Type::f16) {
@@ -247,8 +237,11 @@ void unpack_row(const Format& format, const uint8_t* tile, int row, int64_t colu
     } else if (format.type == Type::bf16) {
         for (int64_t c = 0; c < columns; ++c) out[c] = bfloat_to_float(load_half(tile + (c * tile_rows + row) * 2));
     } else {
-        for (int64_t b = 0; b < columns / block_columns; ++b)
-            unpack_block(format.type, tile, scales, b, row, out + b * block_columns);
+        const int subs = format.block / block_columns;
+        for (int64_t b = 0; b < columns / format.block; ++b, tile += format.code_bytes + format.scale_bytes)
+            for (int sub = 0; sub < subs; ++sub, out += block_columns)
+                unpack_columns(format.type, tile + sub * (format.code_bytes / subs), tile + format.code_bytes, sub, row,
+                               out);
     }
 }
 

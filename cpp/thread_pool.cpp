@@ -25,6 +25,7 @@ ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads) { start(); }
 void ThreadPool::start() {
     process_ = getpid();
     shared_ = new Shared;
+    shared_->stretches = std::vector<Stretch>(static_cast<size_t>(n_threads_));
     for (int thread = 1; thread < n_threads_; ++thread)
         shared_->threads.emplace_back([shared = shared_, thread] { work(*shared, thread); });
 }
@@ -42,10 +43,10 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::take_items(Shared& shared, int thread) {
     const Job job = shared.job;
-    for (;;) {
-        const int64_t item = shared.next_item.fetch_add(1, std::memory_order_relaxed);
-        if (item >= job.n_items) return;
-        job.call(job.context, item, thread);
+    const auto n_threads = static_cast<int>(shared.stretches.size());
+    for (int k = 0; k < n_threads; ++k) {
+        Stretch& stretch = shared.stretches[static_cast<size_t>((thread + k) % n_threads)];
+        for (int64_t item; (item = stretch.take(k == 0)) >= 0;) job.call(job.context, item, thread);
     }
 }
 
@@ -73,7 +74,8 @@ void ThreadPool::run_job(const Job& job) {
     if (getpid() != process_) start();
     Shared& shared = *shared_;
     shared.job = job;
-    shared.next_item.store(0);
+    for (int64_t k = 0; k < n_threads_; ++k)
+        shared.stretches[static_cast<size_t>(k)].set(job.n_items * k / n_threads_, job.n_items * (k + 1) / n_threads_);
     shared.open.store(true);
     bool anyone_sleeps;
     {

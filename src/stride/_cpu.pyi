@@ -27,7 +27,7 @@ class Weight:
     @property
     def type_name(self) -> str: ...
     def pack(self, index: int, first_row: int, rows: npt.NDArray[np.uint8]) -> None:
-        """Fill rows of matrix ``index`` from uint8 [n, bytes of a row]; ``first_row`` is a multiple of 16."""
+        """Fill rows of matrix ``index`` from uint8 [n, bytes of a row]; ``first_row`` is a multiple of 32."""
 
 class KVPool:
     @property

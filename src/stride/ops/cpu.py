@@ -16,7 +16,7 @@ from stride.gguf.quants import dequantize, quantize
 from stride.ops.api import Array, Batch, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
 
 CONVERTED_ROWS = 256
-"""Rows that are converted at once where the extension has no layout for a type; a multiple of 16."""
+"""Rows that are converted at once where the extension has no layout for a type; a multiple of 32."""
 
 
 def default_threads() -> int:
