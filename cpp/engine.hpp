@@ -24,7 +24,7 @@ constexpr int64_t item_bytes = 256 << 10;
 class KVPool {
 public:
     KVPool(int64_t n_pages, int64_t n_heads, const KVLayout& layout)
-        : layout(layout), n_pages(n_pages), n_heads(n_heads), data_(static_cast<size_t>(n_bytes()), false) {}
+        : layout(layout), n_pages(n_pages), n_heads(n_heads), data_(static_cast<size_t>(n_bytes()), true) {}
 
     int64_t n_bytes() const { return n_pages * n_heads * layout.head_bytes; }
     uint8_t* head(int64_t page, int64_t head) const { return data_.data() + (page * n_heads + head) * layout.head_bytes; }

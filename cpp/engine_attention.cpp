@@ -104,7 +104,7 @@ void Engine::attention(const float* q, int64_t q_heads, const KVPool& pool, cons
     const auto attend = [&](const Span& span, int64_t stretch, int thread, const AttentionSums& sums) {
         const float* queries[queries_per_item];
         int64_t first[queries_per_item], last[queries_per_item];
-        const uint8_t* pages[stretch_pages];
+        const uint8_t* pages[stretch_pages + 1];
         for (int64_t i = 0; i < span.n_queries(); ++i) {
             const int64_t t = span.first_token + i / span.n_heads, head = span.first_head + i % span.n_heads;
             queries[i] = q + (t * q_heads + head) * layout.key_dim;
@@ -113,8 +113,9 @@ void Engine::attention(const float* q, int64_t q_heads, const KVPool& pool, cons
         }
         const int64_t first_page = std::max(span.first_page, stretch * stretch_pages);
         const int64_t last_page = std::min(span.last_page, (stretch + 1) * stretch_pages - 1);
-        for (int64_t p = first_page; p <= last_page; ++p)
+        for (int64_t p = first_page; p <= std::min(last_page + 1, span.last_page); ++p)
             pages[p - first_page] = pool.head(batch.page_table[span.row * batch.pages_per_row + p], span.kv_head);
+        if (last_page == span.last_page) pages[last_page + 1 - first_page] = nullptr;
         kernels_.attend({&layout, pages, last_page - first_page + 1, first_page * page_tokens, span.n_queries(), queries,
                          first, last, scale, scratch(thread).floats.get(scratch_size)},
                         sums);

@@ -28,7 +28,7 @@ struct KVLayout {
 // Attention of a few query vectors, all of one key/value head, to a stretch of consecutive pages.
 struct AttentionSpan {
     const KVLayout* layout;
-    const uint8_t* const* pages;  // the head's part of each page
+    const uint8_t* const* pages;  // the head's part of each page, and of the one that is wanted next, or nullptr
     int64_t n_pages;
     int64_t first_position;       // of the first page
     int64_t n_queries;
@@ -49,7 +49,9 @@ struct AttentionSums {
 constexpr float lowest_score = -3e38f;  // finite, so that differences of two are not NaN
 
 inline int64_t attention_scratch(const KVLayout& layout, int64_t n_queries) {
-    return page_tokens * (layout.key_dim + layout.padded_value_dim + n_queries);
+    constexpr int64_t most_lanes = 16, most_together = 16;
+    return n_queries * most_lanes + most_together * page_tokens + layout.padded_value_dim +
+           page_tokens * (layout.key_dim + layout.padded_value_dim);
 }
 
 // A tile by `n` tokens: out[t * tile_rows + row]. inputs[t] is const Activation* for quantized formats, else const
