@@ -18,6 +18,7 @@ from stride.ops.api import (
     Batch,
     FloatArray,
     GatedFFN,
+    IntArray,
     KVPool,
     KVType,
     Rope,
@@ -125,14 +126,26 @@ class Decoder:
 
     def forward(self, batch: Batch, cache: Cache) -> FloatArray:
         """Run a batch: float32 [outputs, vocabulary], the logits of ``batch.outputs``."""
-        return self.forward_with_hidden(batch, cache)[1]
+        ops, (*first, last) = self.ops, self.blocks
+        x, delta = self._run(first, batch, cache)
+        attended = self._attend(x, delta, last, cache.pools[len(first)], batch)
+        if len(batch.outputs) == 0:
+            return np.empty((0, self.n_vocab), np.float32)
+        # Of the other tokens, the last block's keys and values are all that is wanted.
+        x, attended = ops.rows(x, batch.outputs), ops.rows(attended, batch.outputs)
+        return self._head(x, self._feed_forward(x, attended, last), self.output_norm, self.output, None)
 
     def forward_with_hidden(self, batch: Batch, cache: Cache) -> tuple[Array, FloatArray]:
         """As `forward`, and [n, d], the residual stream before the final norm, which draft heads start from."""
+        x, delta = self._run(self.blocks, batch, cache)
+        return x, self._head(x, delta, self.output_norm, self.output, batch.outputs)
+
+    def _run(self, blocks: Sequence[Block], batch: Batch, cache: Cache) -> tuple[Array, Array | None]:
+        """The residual stream [n, d] after the first blocks, but for what the last of them contributes: the second."""
         x, delta = self.ops.embed(self.token_embd, batch.token_ids), None
-        for block, pool in zip(self.blocks, cache.pools, strict=False):
+        for block, pool in zip(blocks, cache.pools, strict=False):
             delta = self._block(x, delta, block, pool, batch)
-        return x, self._head(x, delta, self.output_norm, self.output, batch)
+        return x, delta
 
     def draft(self, index: int, hidden: Array, batch: Batch, cache: Cache) -> tuple[Array, FloatArray]:
         """Run draft head ``index`` on the batch's tokens, each the successor of the token whose state is given.
@@ -150,16 +163,20 @@ class Decoder:
         joined = ops.concat_norms(embedded, head.enorm, hidden, head.hnorm, epsilon)
         x = ops.linear(joined, (head.eh_proj,))[0]
         delta = self._block(x, None, head.block, cache.pools[len(self.blocks) + index], batch)
-        return x, self._head(x, delta, head.shared_head_norm, head.shared_head_head, batch)
+        return x, self._head(x, delta, head.shared_head_norm, head.shared_head_head, batch.outputs)
 
-    def _head(self, x: Array, delta: Array, norm: Array, output: Weight, batch: Batch) -> FloatArray:
+    def _head(self, x: Array, delta: Array, norm: Array, output: Weight, outputs: IntArray | None) -> FloatArray:
+        """Add ``delta`` to x, in place; give logits of the tokens ``outputs``, or of all."""
         normed = self.ops.norm(x, norm, self.config.norm_epsilon, delta)
-        if len(batch.outputs) == 0:
-            return np.empty((0, self.n_vocab), np.float32)
-        return self.ops.to_host(self.ops.linear(self.ops.rows(normed, batch.outputs), (output,))[0])
+        wanted = normed if outputs is None else self.ops.rows(normed, outputs)
+        return self.ops.to_host(self.ops.linear(wanted, (output,))[0])
 
     def _block(self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch) -> Array:
         """Add ``delta`` (what the block before contributes) to x, in place; give what this block contributes."""
+        return self._feed_forward(x, self._attend(x, delta, block, pool, batch), block)
+
+    def _attend(self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch) -> Array:
+        """A block's attention, before its output projection."""
         ops, epsilon, config = self.ops, self.config.norm_epsilon, block.config
         page_table = batch.page_tables[self.windows.index(config.window)]
 
@@ -177,7 +194,7 @@ class Decoder:
             page_table=page_table,
             batch=batch,
         )
-        attended = ops.attention(
+        return ops.attention(
             q,
             pool,
             page_table=page_table,
@@ -186,9 +203,12 @@ class Decoder:
             scale=config.key_dim**-0.5,
             gate=gate[0] if gate else None,
         )
-        delta = ops.linear(attended, (block.attn_output,), (block.attn_output_bias,))[0]
 
-        h = ops.norm(x, block.ffn_norm, epsilon, delta)
+    def _feed_forward(self, x: Array, attended: Array, block: Block) -> Array:
+        """A block's output projection, which is added to x in place, and its feed-forward: what it contributes."""
+        ops = self.ops
+        delta = ops.linear(attended, (block.attn_output,), (block.attn_output_bias,))[0]
+        h = ops.norm(x, block.ffn_norm, self.config.norm_epsilon, delta)
         if block.router is None:
             return ops.ffn(h, block.ffn)
         ids, weights = ops.route(h, block.router.weight, block.router.bias, block.router.routing)
