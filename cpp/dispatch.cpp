@@ -22,7 +22,7 @@ bool all_set(unsigned bits, std::initializer_list<int> wanted) {
 }
 
 struct Features {
-    bool avx2 = false, avx512 = false;  // with what their kernels use besides
+    bool avx2 = false, avxvnni = false, avx512 = false;  // with what their kernels use besides
 
     // By hand: not every compiler's run-time library fills in what __builtin_cpu_supports() reads.
     Features() {
@@ -37,6 +37,8 @@ struct Features {
         avx2 = all_set(saved, {1, 2}) && all_set(b, {avx2_bit});
         avx512 = avx2 && all_set(saved, {5, 6, 7}) && all_set(b, {avx512f, avx512dq, avx512bw, avx512vl}) &&
                  all_set(c, {vnni});
+        constexpr int avxvnni_bit = 4;
+        avxvnni = avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && all_set(a, {avxvnni_bit});
     }
 };
 #endif
@@ -48,6 +50,7 @@ std::vector<const Kernels*> available_kernels() {
 #ifdef STRIDE_X86
     const Features features;
     if (features.avx512) kernels.push_back(kernels_avx512());
+    if (features.avxvnni) kernels.push_back(kernels_avxvnni());
     if (features.avx2) kernels.push_back(kernels_avx2());
 #endif
     kernels.push_back(kernels_portable());

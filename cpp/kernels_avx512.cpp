@@ -86,7 +86,6 @@ INLINE int store_rounded(int8_t* p, F x) {
 INLINE B load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 INLINE B low_nibbles(B x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 INLINE B high_nibbles(B x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
-INLINE B add_bytes(B x, int n) { return _mm512_add_epi8(x, _mm512_set1_epi8(static_cast<char>(n))); }
 // Bit i set: byte i is 16.
 INLINE B fifth_bits(const uint8_t* p) {
     uint64_t bits;
@@ -106,11 +105,13 @@ INLINE B signed_table(const int8_t* values) {
 }
 INLINE B look_up(B table, B index) { return _mm512_shuffle_epi8(table, index); }
 
-// What a block's sum starts from: minus the excess of codes that are held with 128 added.
-template <bool is_signed>
-INLINE I seed(const int32_t* excess) {
-    return is_signed ? _mm512_set1_epi32(*excess) : _mm512_setzero_si512();
+// What a block's sum starts from: minus the codes' excess over their values. *excess_128: for an excess of 128.
+template <int excess>
+INLINE I seed(const int32_t* excess_128) {
+    if constexpr (excess == 0) return _mm512_setzero_si512();
+    else return _mm512_srai_epi32(_mm512_set1_epi32(*excess_128), excess == 128 ? 0 : excess == 32 ? 2 : 4);
 }
+constexpr int dots_in_words(int) { return 0; }  // sums are 32 bits from the first product on
 using Four = B;  // 4 activations, for every row
 INLINE Four repeat_four(const int8_t* activations) {
     int four;
@@ -118,7 +119,7 @@ INLINE Four repeat_four(const int8_t* activations) {
     return _mm512_set1_epi32(four);
 }
 // Adds to each row's sum its 4 codes times the 4 activations.
-template <bool is_signed>
+template <int excess>
 INLINE I dot(I sum, B codes, Four x) {
     return _mm512_dpbusd_epi32(sum, codes, x);
 }

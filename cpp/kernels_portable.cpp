@@ -104,7 +104,6 @@ INLINE int store_rounded(int8_t* p, F x) {
 INLINE B load_bytes(const uint8_t* p) { return load_vector<B>(p); }
 INLINE B low_nibbles(B x) { return x & 15; }
 INLINE B high_nibbles(B x) { return x >> 4; }
-INLINE B add_bytes(B x, int n) { return x + static_cast<uint8_t>(n); }
 // Bit i set: byte i is 16.
 INLINE B fifth_bits(const uint8_t* p) {
     constexpr uint64_t everywhere = 0x0101010101010101;
@@ -126,11 +125,13 @@ INLINE B look_up(const int8_t* table, B index) {
     return load_vector<B>(values);
 }
 
-// What a block's sum starts from: nothing, as codes have their own sign here.
-template <bool is_signed>
-INLINE I seed(const int32_t*) {
-    return I{};
+// What a block's sum starts from: minus the codes' excess over their values. *excess_128: for an excess of 128; but
+// such codes have their own sign here.
+template <int excess>
+INLINE I seed(const int32_t* excess_128) {
+    return excess == 0 || excess == 128 ? I{} : I{} + *excess_128 / (128 / (excess == 0 ? 1 : excess));
 }
+constexpr int dots_in_words(int) { return 0; }
 INLINE Words repeat_pair(int8_t a, int8_t b) {
     const int16_t pair[2] = {a, b};
     return reinterpret_cast<Words>(I{} + load_vector<int32_t>(pair));
@@ -143,7 +144,7 @@ INLINE Four repeat_four(const int8_t* activations) {
 }
 // Adds to each row's sum its 4 codes times the 4 activations. Two products fit 16 bits: 2 * 128 * 127 at most, and
 // unsigned codes, which are below 128, read as signed ones.
-template <bool is_signed>
+template <int excess>
 INLINE I dot(I sum, B codes, Four x) {
     const Words words = reinterpret_cast<Words>(codes);
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__

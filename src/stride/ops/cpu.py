@@ -54,7 +54,7 @@ class CpuBackend:
 
     Args:
         threads: how many, the caller's included; None for `default_threads`.
-        isa: ``avx512``, ``avx2`` or ``portable``; None for `choose_isa`.
+        isa: ``avx512``, ``avxvnni``, ``avx2`` or ``portable``; None for `choose_isa`.
 
     Attributes:
         notes: what a person should know about how the model was loaded, such as converted types.
