@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py -m MODEL --llama-bench PATH --ik-llama-bench PATH
 
-Each round probes memory bandwidth and the fastest integer kernel, then runs every engine once on every test, one
+Each round probes memory bandwidth and the peak of int8 multiply-adds, then runs every engine once on every test, one
 process at a time, in an order that rotates. Prompts are read from an empty context, generation is measured at each
 depth of -d. Peers read the model into memory as Stride does: mapped, their first tests would wait for the disk.
 Ends in one JSON line.
@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from limits import BANDWIDTH_BYTES, KernelProbe, Work, read_work
+from limits import BANDWIDTH_BYTES, Work, read_work
 
 from stride import _cpu
 from stride.bench.machine import machine
 from stride.bench.statistics import Summary, summarize
-from stride.ops.cpu import default_threads
+from stride.ops.cpu import choose_isa, default_threads
 
 BATCHED_PROMPT = 128
 CALM = 0.1
@@ -226,8 +226,8 @@ def ik_engine(plan: Plan, bench: str, flags: list[str]) -> Engine:
 # --- the run and its report ---
 
 
-def shares(engine: Engine, plan: Plan, work: Work, kernel: Sequence[float]) -> dict[str, float]:
-    """Median over rounds of what an engine reached of the limit: prompts of the kernel, generation of the bandwidth."""
+def shares(engine: Engine, plan: Plan, work: Work, peaks: Sequence[float]) -> dict[str, float]:
+    """Median over rounds of what an engine reached: prompts of the integer peak, generation of the bandwidth."""
 
     def median(label: str, limits: Sequence[float]) -> None:
         parts = [rate / limit for rate, limit in zip(engine.rates(label), limits, strict=True) if rate is not None]
@@ -236,7 +236,7 @@ def shares(engine: Engine, plan: Plan, work: Work, kernel: Sequence[float]) -> d
 
     found: dict[str, float] = {}
     for n in plan.prompts:
-        median(prompt_label(n), [peak / work.prompt_macs(n) for peak in kernel])
+        median(prompt_label(n), [peak / work.prompt_macs(n) for peak in peaks])
     for depth in plan.depths:
         n_bytes = work.generation_bytes[depth]
         median(generation_label(plan.n_gen, depth), [run.bandwidth / n_bytes for run in engine.runs])
@@ -258,15 +258,14 @@ def wait_for_calm(seconds: float) -> None:
 def run_rounds(
     engines: list[Engine], plan: Plan, rounds: int, timeout: float, patience: float
 ) -> tuple[list[float], list[float]]:
-    """Fill the engines' runs; (multiply-adds per second of the kernel, load average) of each round.
+    """Fill the engines' runs; (multiply-adds per second at the peak, load average) of each round.
 
     With patience, a run that others disturbed is discarded and repeated; after ``ATTEMPTS`` it counts all the same.
     """
-    kernel, loads = [], []
-    probe = KernelProbe(plan.threads)
+    peaks, loads = [], []
     for number in range(rounds):
         wait_for_calm(patience)
-        kernel.append(probe.measure())
+        peaks.append(_cpu.integer_peak(choose_isa(), plan.threads))
         loads.append(os.getloadavg()[0])
         turn = number % len(engines)
         for engine in engines[turn:] + engines[:turn]:
@@ -278,7 +277,7 @@ def run_rounds(
                     engine.runs.append(run)
                     break
                 engine.discarded.append(run)
-    return kernel, loads
+    return peaks, loads
 
 
 def describe(run: Run, plan: Plan) -> str:
@@ -307,7 +306,7 @@ def print_table(engines: list[Engine], plan: Plan, shared: dict[str, dict[str, f
         cells += [show_ratio(paired_ratio(label, engines[0], peer)) for peer in peers]
         print(f"| {label} | " + " | ".join(cells) + " |")
     print(
-        "\nMedian tokens per second; in parentheses the share of the limit: for pp what the fastest integer kernel"
+        "\nMedian tokens per second; in parentheses the share of the limit: for pp the peak of int8 multiply-adds"
         "\nwould allow, for tg the read bandwidth over the bytes per token. Ratios: median of the rounds' ratios, 95 %"
         f"\nbootstrap interval. pp: prompt; tg{plan.n_gen} @ n: generation after n tokens; x n: n sequences together."
         "\n-: not measured."
@@ -361,20 +360,20 @@ def main() -> None:
     if given.ik_llama_bench:
         engines += [ik_engine(plan, given.ik_llama_bench, flags) for flags in given.ik_flags or [["-mmp", "0"]]]
     work = read_work(plan.model, plan.depths, plan.n_gen)
-    kernel, loads = run_rounds(engines, plan, given.rounds, given.timeout, given.patience)
-    shared = {engine.name: shares(engine, plan, work, kernel) for engine in engines}
+    peaks, loads = run_rounds(engines, plan, given.rounds, given.timeout, given.patience)
+    shared = {engine.name: shares(engine, plan, work, peaks) for engine in engines}
     runs = [run for engine in engines for run in engine.runs]
     bandwidths, others = [run.bandwidth for run in runs], [run.others for run in runs]
     n_discarded = sum(len(engine.discarded) for engine in engines)
 
     facts = machine()
-    print(f"{facts['cpu']}, {plan.threads} threads, {_cpu.isas()[0]}; extension built by {_cpu.compiler}")
+    print(f"{facts['cpu']}, {plan.threads} threads, {choose_isa()}; extension built by {_cpu.compiler}")
     for engine in engines:
         print(f"{engine.name}: build {engine.version}")
         for command in engine.commands:
             print(f"    {shlex.join(command.argv)}")
     print(f"bandwidth {min(bandwidths) / 1e9:.1f} to {max(bandwidths) / 1e9:.1f} GB/s", end="; ")
-    print(f"fastest integer kernel {min(kernel) / 1e9:.0f} to {max(kernel) / 1e9:.0f} GMAC/s", end="; ")
+    print(f"integer peak {min(peaks) / 1e9:.0f} to {max(peaks) / 1e9:.0f} GMAC/s", end="; ")
     print(f"load average before each round {', '.join(f'{load:.1f}' for load in loads)}")
     print(
         f"other processes took {statistics.median(others):.0%} of the processors, at most {max(others):.0%}", end="; "
@@ -384,14 +383,14 @@ def main() -> None:
     for engine in engines:
         for failure in engine.failures:
             print(f"\nFAILED {engine.name}: {failure}")
-    print(json.dumps(report(engines, plan, work, kernel, loads, shared, facts)))
+    print(json.dumps(report(engines, plan, work, peaks, loads, shared, facts)))
 
 
 def report(
     engines: list[Engine],
     plan: Plan,
     work: Work,
-    kernel: list[float],
+    peaks: list[float],
     loads: list[float],
     shared: dict[str, dict[str, float]],
     facts: dict[str, Any],
@@ -405,11 +404,11 @@ def report(
         "model": Path(plan.model).name,
         "machine": facts,
         "threads": plan.threads,
-        "isa": _cpu.isas()[0],
+        "isa": choose_isa(),
         "compiler": _cpu.compiler,
         "bytes_per_token": dict(work.generation_bytes),
         "macs_per_token": work.token_macs,
-        "kernel_macs_per_second": kernel,
+        "peak_macs_per_second": peaks,
         "load_average": loads,
         "engines": [
             {

@@ -36,14 +36,22 @@ void pack(Matrix& matrix, int64_t index, int64_t first_row, nb::handle rows) {
     matrix.pack(index, first_row, size(bytes, 0), bytes.data());
 }
 
-std::unique_ptr<Engine> make_engine(const std::string& isa, int n_threads) {
-    if (n_threads < 1 || n_threads > 1024) throw nb::value_error("threads must be within 1 .. 1024");
+const Kernels& find_kernels(const std::string& isa) {
     const std::vector<const Kernels*> available = available_kernels();
     for (const Kernels* kernels : available)
-        if (isa == kernels->option || isa == kernels->name) return std::make_unique<Engine>(*kernels, n_threads);
+        if (isa == kernels->option || isa == kernels->name) return *kernels;
     std::string known;
     for (const Kernels* kernels : available) known += std::string(known.empty() ? "" : ", ") + kernels->option;
     throw Unsupported("this machine or build has no instruction set '" + isa + "'; it has " + known);
+}
+
+void check_threads(int n_threads) {
+    if (n_threads < 1 || n_threads > 1024) throw nb::value_error("threads must be within 1 .. 1024");
+}
+
+std::unique_ptr<Engine> make_engine(const std::string& isa, int n_threads) {
+    check_threads(n_threads);
+    return std::make_unique<Engine>(find_kernels(isa), n_threads);
 }
 
 std::unique_ptr<KVPool> make_pool(int64_t n_pages, int64_t n_heads, int64_t key_dim, int64_t value_dim,
@@ -262,6 +270,15 @@ NB_MODULE(_cpu, m) {
             return read_bandwidth(n_bytes, threads);
         },
         nb::arg("n_bytes"), nb::arg("threads"));
+    m.def(
+        "integer_peak",
+        [](const std::string& isa, int threads) {
+            check_threads(threads);
+            const Kernels& kernels = find_kernels(isa);
+            const nb::gil_scoped_release release;
+            return integer_peak(kernels, threads);
+        },
+        nb::arg("isa"), nb::arg("threads"));
     m.def("rows", rows, nb::arg("x").none(), nb::arg("indices").none());
 
     nb::class_<Matrix>(m, "Weight")

@@ -62,6 +62,7 @@ struct Kernels {
     const char* name;
     const char* option;  // what STRIDE_ISA calls it
 
+    int64_t (*spin)(int64_t n);  // dot products of registers alone; gives the multiply-adds done
     TileKernel (*tile)(Type type);
     void (*quantize)(const float* x, int64_t columns, Activation* out);
 

@@ -113,6 +113,7 @@ INLINE I seed(const int32_t* excess_128) {
 }
 constexpr int dots_in_words(int) { return 0; }  // sums are 32 bits from the first product on
 using Four = B;  // 4 activations, for every row
+INLINE void keep_apart(Four& x) { asm volatile("" : "+v"(x)); }
 INLINE Four repeat_four(const int8_t* activations) {
     int four;
     __builtin_memcpy(&four, activations, 4);

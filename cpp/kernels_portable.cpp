@@ -139,6 +139,7 @@ INLINE Words repeat_pair(int8_t a, int8_t b) {
 struct Four {  // 4 activations, for every row
     Words even, odd;
 };
+INLINE void keep_apart(Four& x) { asm volatile("" : "+m"(x)); }
 INLINE Four repeat_four(const int8_t* activations) {
     return {repeat_pair(activations[0], activations[2]), repeat_pair(activations[1], activations[3])};
 }

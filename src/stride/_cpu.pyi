@@ -116,3 +116,6 @@ def read(engine: Engine, weight: Weight, file: int, offset: int, keep_cached: bo
 def rows(x: FloatArray, indices: IntArray) -> FloatArray: ...
 def read_bandwidth(n_bytes: int, threads: int) -> float:
     """Bytes per second that ``threads`` threads read from ``n_bytes`` of memory; takes about a third of a second."""
+
+def integer_peak(isa: str, threads: int) -> float:
+    """Multiply-adds of int8 per second that threads do in registers alone, the best of some passes."""
