@@ -5,6 +5,8 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -16,7 +18,15 @@ namespace stride {
 
 namespace {
 
-std::unique_ptr<Matrix> make_matrix(int type, int64_t count, int64_t rows, int64_t columns) {
+constexpr int64_t map_alignment = 64 << 10;  // the largest page that systems have
+
+[[noreturn]] void raise_errno(int number) {
+    errno = number;
+    PyErr_SetFromErrno(PyExc_OSError);
+    nb::raise_python_error();
+}
+
+const Format& checked_format(int type, int64_t count, int64_t rows, int64_t columns) {
     const Format* format = find_format(type);
     if (format == nullptr) throw Unsupported("no native layout for type " + std::to_string(type));
     if (count < 1 || rows < 1 || columns < 1 || columns % format->block != 0)
@@ -24,7 +34,31 @@ std::unique_ptr<Matrix> make_matrix(int type, int64_t count, int64_t rows, int64
     constexpr int64_t most = int64_t{1} << 50;
     if (rows > most / count || columns > most / (count * (rows + tile_rows)))
         throw nb::value_error("the matrix is too large for any machine");
-    return std::make_unique<Matrix>(*format, count, rows, columns);
+    return *format;
+}
+
+std::unique_ptr<Matrix> make_matrix(int type, int64_t count, int64_t rows, int64_t columns) {
+    return std::make_unique<Matrix>(checked_format(type, count, rows, columns), count, rows, columns);
+}
+
+std::unique_ptr<Matrix> map_matrix(int type, int64_t count, int64_t rows, int64_t columns, int file, int64_t offset) {
+    const Format& format = checked_format(type, count, rows, columns);
+    const int64_t n_bytes = count * ((rows + tile_rows - 1) / tile_rows) * format.tile_bytes(columns);
+    struct stat status;
+    if (fstat(file, &status) != 0) raise_errno(errno);
+    if (offset < 0 || offset % map_alignment != 0 || offset > status.st_size || n_bytes > status.st_size - offset)
+        throw nb::value_error("offset: not a multiple of 64 KiB, or the file ends before the matrix does");
+    try {
+        return std::make_unique<Matrix>(format, count, rows, columns, file, offset);
+    } catch (const std::system_error& error) {
+        raise_errno(error.code().value());
+    }
+}
+
+nb::object packed_bytes(nb::handle self) {
+    const auto& matrix = nb::cast<const Matrix&>(self);
+    return nb::cast(nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(
+        matrix.data(), {static_cast<size_t>(matrix.n_bytes())}, self));
 }
 
 void pack(Matrix& matrix, int64_t index, int64_t first_row, nb::handle rows) {
@@ -32,6 +66,7 @@ void pack(Matrix& matrix, int64_t index, int64_t first_row, nb::handle rows) {
     if (index < 0 || index >= matrix.count() || first_row < 0 || first_row % tile_rows != 0 ||
         size(bytes, 0) > matrix.rows() - first_row)
         throw nb::value_error("index, first_row: no such rows, or first_row is not a multiple of 32");
+    if (matrix.is_mapped()) throw nb::value_error("the weight is mapped from a file, and read only");
     const nb::gil_scoped_release release;
     matrix.pack(index, first_row, size(bytes, 0), bytes.data());
 }
@@ -260,6 +295,8 @@ void raise_unsupported(const std::exception_ptr& pointer, void*) {
 NB_MODULE(_cpu, m) {
     nb::register_exception_translator(raise_unsupported, nullptr);
     m.attr("page_tokens") = page_tokens;
+    m.attr("layout_version") = layout_version;
+    m.attr("map_alignment") = map_alignment;
     m.attr("compiler") = compiler();
     m.def("isas", isas);
     m.def("is_native", [](int type) { return find_format(type) != nullptr; }, nb::arg("type"));
@@ -288,6 +325,8 @@ NB_MODULE(_cpu, m) {
                          return nb::make_tuple(w.count(), w.rows(), w.columns());
                      })
         .def_prop_ro("n_bytes", &Matrix::n_bytes)
+        .def_prop_ro("data", packed_bytes)
+        .def_prop_ro("type", [](const Matrix& w) { return static_cast<int>(w.format().type); })
         .def_prop_ro("type_name", [](const Matrix& w) { return w.format().name; })
         .def("pack", pack, nb::arg("index"), nb::arg("first_row"), nb::arg("rows"));
     nb::class_<KVPool>(m, "KVPool").def_prop_ro("n_bytes", &KVPool::n_bytes);
@@ -313,21 +352,21 @@ NB_MODULE(_cpu, m) {
              nb::arg("row_starts"), nb::arg("window").none(), nb::arg("scale"), nb::arg("gate").none());
     m.def("engine", make_engine, nb::arg("isa"), nb::arg("threads"));
     m.def("weight", make_matrix, nb::arg("type"), nb::arg("count"), nb::arg("rows"), nb::arg("columns"));
+    m.def("map_weight", map_matrix, nb::arg("type"), nb::arg("count"), nb::arg("rows"), nb::arg("columns"),
+          nb::arg("file"), nb::arg("offset"));
+    m.def("populate", &Engine::populate, nb::arg("engine"), nb::arg("weight"), nb::call_guard<nb::gil_scoped_release>());
     m.def("kv_pool", make_pool, nb::arg("n_pages"), nb::arg("n_kv_heads"), nb::arg("key_dim"), nb::arg("value_dim"),
           nb::arg("kind"));
     m.def(
         "read",
         [](Engine& engine, Matrix& weight, int file, int64_t offset, bool keep_cached) {
+            if (weight.is_mapped()) throw nb::value_error("the weight is mapped from a file, and read only");
             int64_t result;
             {
                 const nb::gil_scoped_release release;
                 result = engine.read(weight, file, offset, keep_cached);
             }
-            if (result < -1) {
-                errno = static_cast<int>(-1 - result);
-                PyErr_SetFromErrno(PyExc_OSError);
-                nb::raise_python_error();
-            }
+            if (result < -1) raise_errno(static_cast<int>(-1 - result));
             return result;
         },
         nb::arg("engine"), nb::arg("weight"), nb::arg("file"), nb::arg("offset"), nb::arg("keep_cached"));

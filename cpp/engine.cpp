@@ -20,6 +20,11 @@ int64_t Engine::read(Matrix& matrix, int file, int64_t offset, bool keep_cached)
     return matrix.read(pool_, file, offset, keep_cached);
 }
 
+void Engine::populate(const Matrix& matrix) {
+    const std::lock_guard lock(mutex_);
+    matrix.populate(pool_);
+}
+
 void Engine::embed(const Matrix& table, const int32_t* ids, int64_t n, float* out) {
     const std::lock_guard lock(mutex_);
     pool_.run(n, [&](int64_t t, int) { table.row(0, ids[t], out + t * table.columns()); });

@@ -69,6 +69,7 @@ public:
     int n_threads() const { return pool_.n_threads(); }
 
     int64_t read(Matrix& matrix, int file, int64_t offset, bool keep_cached);
+    void populate(const Matrix& matrix);
     void embed(const Matrix& table, const int32_t* ids, int64_t n, float* out);
     void add(float* x, const float* delta, int64_t n, int64_t dim);
     // stride: distance of two rows of `out`

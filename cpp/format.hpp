@@ -20,6 +20,9 @@
 
 namespace stride {
 
+// Raised with every change of this layout: files that hold packed weights are of one version.
+constexpr int layout_version = 1;
+
 constexpr int tile_rows = 32;
 constexpr int block_columns = 32;  // columns that share one activation scale
 

@@ -14,6 +14,8 @@ namespace stride {
 namespace {
 
 constexpr int64_t staging_bytes = 1 << 20;  // per thread and read
+constexpr int64_t populated_bytes = 16 << 20;  // at once
+constexpr int64_t page_bytes = 4096;           // or more
 
 // Bytes read, fewer only at the end of the file; -errno on failure.
 int64_t read_fully(int file, uint8_t* out, int64_t n_bytes, int64_t offset) {
@@ -47,7 +49,31 @@ Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t column
       columns_(columns),
       tiles_((rows + tile_rows - 1) / tile_rows),
       tile_bytes_(format.tile_bytes(columns)),
+      mapped_(false),
       data_(static_cast<size_t>(n_bytes()), true) {}
+
+Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns, int file, int64_t offset)
+    : format_(format),
+      count_(count),
+      rows_(rows),
+      columns_(columns),
+      tiles_((rows + tile_rows - 1) / tile_rows),
+      tile_bytes_(format.tile_bytes(columns)),
+      mapped_(true),
+      data_(file, offset, static_cast<size_t>(n_bytes())) {}
+
+void Matrix::populate(ThreadPool& pool) const {
+    const int64_t pieces = (n_bytes() + populated_bytes - 1) / populated_bytes;
+    std::atomic<uint64_t> total{0};  // keeps the reads from being optimised away
+    pool.run(pieces, [&](int64_t i, int) {
+        uint8_t* start = data_.data() + i * populated_bytes;
+        const int64_t n = std::min(populated_bytes, n_bytes() - i * populated_bytes);
+#ifdef MADV_POPULATE_READ
+        if (madvise(start, static_cast<size_t>(n), MADV_POPULATE_READ) == 0) return;
+#endif
+        for (int64_t at = 0; at < n; at += page_bytes) total += start[at];
+    });
+}
 
 void Matrix::pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows) {
     const int64_t row_bytes = format_.file_row_bytes(columns_);

@@ -14,6 +14,8 @@ class Matrix {
 public:
     // columns must be whole blocks of the format.
     Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns);
+    // One that lies packed in a file, read only: neither read() nor pack() may be called. std::system_error: not mapped.
+    Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns, int file, int64_t offset);
 
     const Format& format() const { return format_; }
     int64_t count() const { return count_; }
@@ -22,11 +24,16 @@ public:
     int64_t tiles() const { return tiles_; }  // per matrix
     int64_t tile_bytes() const { return tile_bytes_; }
     int64_t n_bytes() const { return count_ * tiles_ * tile_bytes_; }
+    bool is_mapped() const { return mapped_; }
+    const uint8_t* data() const { return data_.data(); }
     const uint8_t* tile(int64_t index, int64_t t) const { return data_.data() + (index * tiles_ + t) * tile_bytes_; }
 
     // Reads and packs all rows, from a file, on all threads. Gives -1, or the offset at which the file ended, or
     // -1 - errno where reading failed (below -1). Without `keep_cached` the system forgets each part once it is packed.
     int64_t read(ThreadPool& pool, int file, int64_t offset, bool keep_cached);
+
+    // Brings a mapped matrix into memory, on all threads.
+    void populate(ThreadPool& pool) const;
 
     // Packs rows `first` .. `first + n` of matrix `index`, which lie in memory as in a file. first is a multiple of tile_rows.
     void pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows);
@@ -36,6 +43,7 @@ public:
 private:
     const Format& format_;
     int64_t count_, rows_, columns_, tiles_, tile_bytes_;
+    bool mapped_;
     Region data_;
 };
 

@@ -3,12 +3,14 @@
 
 #include <sys/mman.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <vector>
 
 namespace stride {
@@ -27,6 +29,16 @@ public:
         if (huge && n_bytes >= huge_page) madvise(data_, n_bytes, MADV_HUGEPAGE);  // advice only: failure costs speed
 #else
         static_cast<void>(huge);
+#endif
+    }
+    // Part of a file, read only: its pages come as they are touched. The offset is a multiple of the system's pages. If
+    // the file becomes shorter meanwhile, touching what is gone ends the process (SIGBUS).
+    Region(int file, int64_t offset, size_t n_bytes) : mapped_(n_bytes) {
+        start_ = mmap(nullptr, mapped_, PROT_READ, MAP_SHARED, file, static_cast<off_t>(offset));
+        if (start_ == MAP_FAILED) throw std::system_error(errno, std::generic_category());
+        data_ = static_cast<uint8_t*>(start_);
+#ifdef MADV_HUGEPAGE
+        madvise(data_, n_bytes, MADV_HUGEPAGE);
 #endif
     }
     ~Region() { munmap(start_, mapped_); }

@@ -13,6 +13,12 @@ from stride.ops.api import FloatArray, IntArray, KVType
 page_tokens: int
 """Tokens per page of a `KVPool`."""
 
+layout_version: int
+"""Of packed weights: other versions' are of no use to this build."""
+
+map_alignment: int
+"""Offsets in files from which weights are mapped are multiples of this."""
+
 compiler: str
 """What built this, with its version."""
 
@@ -24,6 +30,12 @@ class Weight:
         """[out, in], or [experts, out, in]."""
     @property
     def n_bytes(self) -> int: ...
+    @property
+    def data(self) -> npt.NDArray[np.uint8]:
+        """The packed bytes where they lie, read-only: uint8 [n_bytes]."""
+    @property
+    def type(self) -> int:
+        """GGML's number of the type."""
     @property
     def type_name(self) -> str: ...
     def pack(self, index: int, first_row: int, rows: npt.NDArray[np.uint8]) -> None:
@@ -114,6 +126,12 @@ def read(engine: Engine, weight: Weight, file: int, offset: int, keep_cached: bo
     """Read and pack a weight from a file descriptor: -1, or the offset at which the file ended too early."""
 
 def rows(x: FloatArray, indices: IntArray) -> FloatArray: ...
+def map_weight(type: int, count: int, rows: int, columns: int, file: int, offset: int) -> Weight:
+    """A weight that lies packed in a file, read-only. OSError: not mapped; ValueError: the file is too short."""
+
+def populate(engine: Engine, weight: Weight) -> None:
+    """Bring a mapped weight into memory, on all threads."""
+
 def read_bandwidth(n_bytes: int, threads: int) -> float:
     """Bytes per second that ``threads`` threads read from ``n_bytes`` of memory; takes about a third of a second."""
 

@@ -89,7 +89,7 @@ class LLM:
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
             opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
-            self.backend = ops.load(backend, threads)
+            self.backend = ops.load(backend, threads, self._file.paths)
             _check_memory(self.path, self.backend.held_bytes(*self._file.tensors.values()), self.kv_bytes)
             self._loaded: Decoder | None = load_model(self._file, self.backend, progress)
             self.engine = Engine(self._loaded, engine_config)

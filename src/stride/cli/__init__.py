@@ -21,6 +21,7 @@ COMMANDS = {
     "perplexity": "Perplexity of a text file under a model.",
     "inspect": "What is in a model file, what it needs, and whether it fits here.",
     "pull": "Download a model from Hugging Face.",
+    "pack": "Keep a model as the kernels want it, so that it starts at once.",
 }
 
 

@@ -27,11 +27,22 @@ def load_model(path: str | Path | GGUFFile, ops: Backend, progress: Progress | N
         UnsupportedError: an architecture or a feature that Stride does not run.
     """
     file = path if isinstance(path, GGUFFile) else open_gguf(path)
+    config = check_model(file)
+    return Decoder(config, ops, **assemble(config, Reader(file, ops, progress), file))
+
+
+def check_model(file: GGUFFile) -> ModelConfig:
+    """Read the configuration, and no weight.
+
+    Raises:
+        ModelFileError: a tensor is missing, left over, or of the wrong shape.
+        UnsupportedError: an architecture or a feature that Stride does not run.
+    """
     config = read_config(file)
     checker = Checker(file)
     assemble(config, checker, file)
     checker.refuse_leftovers()
-    return Decoder(config, ops, **assemble(config, Reader(file, ops, progress), file))
+    return config
 
 
 class Source(Protocol):

@@ -13,6 +13,7 @@ from stride import _cpu
 from stride.errors import ModelFileError, UnsupportedError
 from stride.gguf import QuantType, Tensor
 from stride.gguf.quants import dequantize, quantize
+from stride.ops import packed
 from stride.ops.api import Array, Batch, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
 
 CONVERTED_ROWS = 256
@@ -55,6 +56,8 @@ class CpuBackend:
     Args:
         threads: how many, the caller's included; None for `default_threads`.
         isa: ``avx512``, ``avxvnni``, ``avx2`` or ``portable``; None for `choose_isa`.
+        model: the parts of the model that will be read: where a packed copy lies beside them (`stride.ops.packed`),
+            weights are mapped from it.
 
     Attributes:
         notes: what a person should know about how the model was loaded, such as converted types.
@@ -63,13 +66,14 @@ class CpuBackend:
         UnsupportedError: no such instruction set here.
     """
 
-    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(self, threads: int | None = None, isa: str | None = None, model: Sequence[Path] = ()) -> None:
         self._engine = _cpu.engine(
             choose_isa() if isa is None else isa, default_threads() if threads is None else threads
         )
         self.n_threads: int = self._engine.threads
         self.name = f"cpu ({self._engine.isa}, {self.n_threads} thread{'' if self.n_threads == 1 else 's'})"
-        self.notes: list[str] = []
+        self._packed, note = packed.find(model) if model else (None, None)
+        self.notes: list[str] = [] if note is None else [note]
         self._converted: set[QuantType] = set()
         self._batch: Batch | None = None
         self._rotations: dict[int, tuple[Rope, FloatArray]] = {}
@@ -80,7 +84,8 @@ class CpuBackend:
         return sum(map(_held_bytes, tensors))
 
     def weight(self, tensor: Tensor) -> _cpu.Weight:
-        """Pack a tensor while reading it. Types without a layout become Q8_0, or F16 where rows are no whole blocks.
+        """Pack a tensor while reading it, or map its packed copy. Types without a layout become Q8_0, or F16 where rows
+        are no whole blocks.
 
         Raises:
             ModelFileError: the file ends before the tensor does.
@@ -90,6 +95,8 @@ class CpuBackend:
             raise UnsupportedError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, a weight has 2 or 3")
         *stack, rows, columns = tensor.shape
         count = stack[0] if stack else 1
+        if (mapped := self._mapped_weight(tensor, count, rows, columns)) is not None:
+            return mapped
         if _held_type(tensor) is not tensor.type:
             return self._converted_weight(tensor, count, rows, columns)
         weight = _cpu.weight(tensor.type, count, rows, columns)
@@ -100,6 +107,18 @@ class CpuBackend:
             raise ModelFileError(str(error), path=tensor.path, tensor=tensor.name, offset=tensor.offset) from error
         if end >= 0:
             raise ModelFileError("the file ends here", path=tensor.path, tensor=tensor.name, offset=end)
+        return weight
+
+    def _mapped_weight(self, tensor: Tensor, count: int, rows: int, columns: int) -> _cpu.Weight | None:
+        """The tensor's packed copy, where there is one."""
+        if self._packed is None:
+            return None
+        try:
+            weight = self._packed.map(tensor.name, _held_type(tensor), (count, rows, columns))
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelFileError(str(error), path=self._packed.path, tensor=tensor.name) from error
+        if weight is not None:
+            _cpu.populate(self._engine, weight)
         return weight
 
     def _converted_weight(self, tensor: Tensor, count: int, rows: int, columns: int) -> _cpu.Weight:

@@ -1,0 +1,179 @@
+"""Weights as the CPU backend lays them out, in a file beside the model: mapped at the next start, not packed again.
+
+The file: 16 bytes of magic, two little-endian uint64 (where the index begins, how long it is), the weights, each at a
+multiple of 2 MiB, and the index, JSON. A file of another version, or of a model that has changed, is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from stride import _cpu
+from stride.errors import StrideError
+from stride.gguf import Tensor
+
+SUFFIX = ".packed"
+MAGIC = b"stride packed 1\n"
+HEADER = struct.Struct("<16sQQ")
+ALIGNMENT = 2 << 20
+"""Large enough for huge pages; a multiple of ``_cpu.map_alignment``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A packed weight: its type (GGML's number), [matrices, rows, columns], and where it lies."""
+
+    type: int
+    shape: tuple[int, int, int]
+    offset: int
+
+
+class PackedFile:
+    """The weights in a packed file, by the names of their tensors."""
+
+    def __init__(self, path: Path, entries: dict[str, Entry]) -> None:
+        self.path = path
+        self._entries = entries
+
+    def map(self, name: str, type: int, shape: tuple[int, int, int]) -> _cpu.Weight | None:
+        """The weight, or None where the file has none of that name, type and shape.
+
+        Raises:
+            OSError: the file cannot be mapped.
+            ValueError: it ends too early.
+        """
+        entry = self._entries.get(name)
+        if entry is None or (entry.type, entry.shape) != (type, shape):
+            return None
+        with open(self.path, "rb", buffering=0) as file:
+            return _cpu.map_weight(type, *shape, file.fileno(), entry.offset)
+
+
+def path_of(model: Sequence[Path]) -> Path:
+    """Where the packed copy of a model lies whose parts these are: beside the first."""
+    return model[0].with_name(model[0].name + SUFFIX)
+
+
+def find(model: Sequence[Path]) -> tuple[PackedFile | None, str | None]:
+    """The packed copy of a model, and why one that is there is not used."""
+    path = path_of(model)
+    try:
+        with open(path, "rb") as file:
+            index = _read_index(file)
+        if index["layout"] != _cpu.layout_version:
+            return None, f"{path} is of another version of Stride and not used: `stride pack` writes it anew"
+        if index["model"] != _fingerprint(model):
+            return None, f"{path} is of another file than {model[0].name} and not used: `stride pack` writes it anew"
+        entries = {
+            name: Entry(int(one["type"]), _shape(one["shape"]), int(one["offset"]))
+            for name, one in index["weights"].items()
+        }
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return None, f"{path} is damaged and not used ({error}): `stride pack` writes it anew"
+    return PackedFile(path, entries), None
+
+
+def write(
+    model: Sequence[Path],
+    tensors: Iterable[Tensor],
+    pack: Callable[[Tensor], _cpu.Weight],
+    n_bytes: int,
+    progress: Callable[[int], None],
+) -> Path:
+    """Write the packed copy of a model, whole or not at all.
+
+    Args:
+        model: the model's parts.
+        tensors: those to pack.
+        pack: reads a tensor into the backend's layout.
+        n_bytes: what the packed weights come to, about, for the check of the free space.
+        progress: called with the bytes written so far.
+
+    Raises:
+        StrideError: there is no room, or the file cannot be written.
+    """
+    path = path_of(model)
+    partial = path.with_name(path.name + ".part")
+    try:
+        free = shutil.disk_usage(path.parent).free
+        if n_bytes + ALIGNMENT > free:
+            raise StrideError(
+                f"{path} needs {n_bytes / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free in {path.parent}"
+            )
+        try:
+            with open(partial, "wb") as file:
+                _write(file, model, tensors, pack, progress)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StrideError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _write(
+    file: BinaryIO,
+    model: Sequence[Path],
+    tensors: Iterable[Tensor],
+    pack: Callable[[Tensor], _cpu.Weight],
+    progress: Callable[[int], None],
+) -> None:
+    entries: dict[str, Entry] = {}
+    file.seek(HEADER.size)
+    for tensor in tensors:
+        file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
+        weight = pack(tensor)
+        count = weight.shape[0] if len(weight.shape) == 3 else 1
+        rows, columns = weight.shape[-2:]
+        entries[tensor.name] = Entry(weight.type, (count, rows, columns), file.tell())
+        file.write(weight.data.data)
+        progress(file.tell())
+    start = file.tell()
+    index = {
+        "layout": _cpu.layout_version,
+        "model": _fingerprint(model),
+        "weights": {name: asdict(entry) for name, entry in entries.items()},
+    }
+    file.write(json.dumps(index).encode())
+    end = file.tell()
+    file.seek(0)
+    file.write(HEADER.pack(MAGIC, start, end - start))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _read_index(file: BinaryIO) -> dict[str, Any]:
+    """Raises ValueError for anything but a packed file's index."""
+    header = file.read(HEADER.size)
+    if len(header) < HEADER.size:
+        raise ValueError("it is too short")
+    magic, start, length = HEADER.unpack(header)
+    if magic != MAGIC:
+        raise ValueError("it does not begin as such a file does")
+    if start + length != os.fstat(file.fileno()).st_size:
+        raise ValueError("it ends too early or too late")
+    file.seek(start)
+    index = json.loads(file.read(length))
+    if not isinstance(index, dict):
+        raise ValueError("its index is none")
+    return index
+
+
+def _shape(value: Any) -> tuple[int, int, int]:
+    count, rows, columns = (int(size) for size in value)
+    return count, rows, columns
+
+
+def _fingerprint(model: Sequence[Path]) -> list[list[str | int]]:
+    """What changes where a part of the model does: names, sizes and times."""
+    status = [(path.name, path.stat()) for path in model]
+    return [[name, one.st_size, one.st_mtime_ns] for name, one in status]

@@ -1,0 +1,32 @@
+"""`stride pack`: the copy is written, found and used; the demo model needs none."""
+
+import shutil
+
+import pytest
+
+from stride import demo
+
+pytest.importorskip("stride._cpu")
+
+
+def test_a_packed_model_answers_as_before(stride, tmp_path):
+    model = tmp_path / "demo.gguf"
+    shutil.copyfile(demo.path(), model)
+    command = ("run", "-m", model, "-p", "Hello", "-n", "8", "--temp", "0")
+    before = stride(*command)
+    result = stride("pack", "-m", model)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{model}.packed\n"
+    after = stride(*command)
+    assert (after.returncode, after.stdout) == (0, before.stdout)
+
+    model.write_bytes(model.read_bytes())  # a file of another time
+    changed = stride(*command)
+    assert changed.stdout == before.stdout
+    assert "demo.gguf.packed is of another file" in changed.stderr
+
+
+def test_the_demo_model_is_not_packed(stride):
+    result = stride("pack")
+    assert result.returncode == 1
+    assert "name another with -m" in result.stderr
