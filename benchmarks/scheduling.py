@@ -1,6 +1,8 @@
-"""Time a step costs outside the model: scheduling, batch, sampling, delivery. Ends in one JSON line.
+"""Time a step costs outside the kernels, in the engine and in the decoder. Ends in one JSON line.
 
-Measured as the time between two calls of a model that does nothing, on the engine's own thread.
+The engine's (scheduling, batch, sampling, delivery) is the time between two calls of a model that does nothing, on the
+engine's own thread; the decoder's is that of the demo model with a backend that gives every operation what it gave in
+the first step.
 """
 
 from __future__ import annotations
@@ -8,13 +10,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 
+from stride import demo, ops
 from stride.engine import Engine, EngineConfig, Output, Request, Token
-from stride.ops.api import Batch, FloatArray, KVType
+from stride.gguf import open_gguf
+from stride.models import Session, load_model
+from stride.ops.api import Backend, Batch, FloatArray, KVType
 from stride.types import SamplingParams
 
 N_TOKENS = 1000
@@ -68,8 +73,57 @@ def median_us(n_sequences: int, n_ctx: int, n_vocab: int, sampling: str) -> floa
     return 1e6 * float(np.median([pause for n, pause in model.pauses if n == n_sequences]))
 
 
+class Replay:
+    """Passes one step's operations on to a backend; from then on each gives at once what it gave there."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._results: list[Any] = []
+        self._next: Iterator[Any] | None = None
+
+    def rewind(self) -> None:
+        """Begin a step of the same operations again."""
+        self._next = iter(self._results)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._record(getattr(self._backend, name)) if self._next is None else self._give
+
+    def _record(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._results.append(operation(*args, **kwargs))
+            return self._results[-1]
+
+        return call
+
+    def _give(self, *args: Any, **kwargs: Any) -> Any:
+        assert self._next is not None
+        return next(self._next)
+
+
+def decoder_us() -> tuple[float, float]:
+    """The demo model, one token a step: the median of a step without its operations, and of a whole one."""
+    with open_gguf(demo.path()) as file:
+        backend = ops.load("cpu")
+        decoder = load_model(file, backend)
+    replay = Replay(backend)
+    without, whole = Session(decoder.on(cast("Backend", replay)), N_TOKENS + 1), Session(decoder, N_TOKENS + 1)
+    without.feed([1])
+
+    def step(session: Session) -> float:
+        replay.rewind()
+        start = time.perf_counter()
+        session.feed([1])
+        return time.perf_counter() - start
+
+    times = [(step(without), step(whole)) for _ in range(N_TOKENS)]
+    a, b = 1e6 * np.median(np.array(times), axis=0)
+    return float(a), float(b)
+
+
 def main() -> None:
-    results = []
+    without, whole = decoder_us()
+    print(f"demo model, one token: {without:.1f} µs outside the operations of {whole:.1f} µs per step")
+    results: list[dict[str, Any]] = [{"model": "demo", "median_us": round(without, 1), "step_us": round(whole, 1)}]
     for n_sequences, n_ctx, n_vocab, sampling in CASES:
         us = round(median_us(n_sequences, n_ctx, n_vocab, sampling), 1)
         print(f"{n_sequences} sequences, context {n_ctx}, vocabulary {n_vocab}, {sampling}: {us:.1f} µs per step")

@@ -23,8 +23,10 @@ def test_a_cancelled_request_leaves_within_one_step(
     other = new_client([1, 2], max_tokens=60)
     client = new_client([3] * 100, max_tokens=60)
     cancelled_at: list[int] = []
+    submitted = threading.Event()  # both, or the first could end before the second waits
 
     def cancel_in_time(batch: Any) -> None:
+        assert submitted.wait(20)
         request = client.request
         at = {
             "waiting": engine.metrics.queued > 0,
@@ -43,6 +45,7 @@ def test_a_cancelled_request_leaves_within_one_step(
     model.before_forward = cancel_in_time
     engine.submit(other.request)
     engine.submit(client.request)
+    submitted.set()
     assert other.wait().tokens == model.greedy([1, 2], 60)
     assert isinstance(client.wait().error, GenerationError)
     assert "cancelled" in str(client.error)
