@@ -329,7 +329,9 @@ NB_MODULE(_cpu, m) {
         .def_prop_ro("type", [](const Matrix& w) { return static_cast<int>(w.format().type); })
         .def_prop_ro("type_name", [](const Matrix& w) { return w.format().name; })
         .def("pack", pack, nb::arg("index"), nb::arg("first_row"), nb::arg("rows"));
-    nb::class_<KVPool>(m, "KVPool").def_prop_ro("n_bytes", &KVPool::n_bytes);
+    nb::class_<KVPool>(m, "KVPool")
+        .def_prop_ro("n_bytes", &KVPool::n_bytes)
+        .def_prop_ro("page_bytes", [](const KVPool& pool) { return pool.n_bytes() / pool.n_pages; });
 
     nb::class_<Engine>(m, "Engine")
         .def_prop_ro("isa", [](const Engine& e) { return e.kernels().name; })

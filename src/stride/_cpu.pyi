@@ -43,6 +43,8 @@ class Weight:
 
 class KVPool:
     @property
+    def page_bytes(self) -> int: ...
+    @property
     def n_bytes(self) -> int: ...
 
 class Engine:

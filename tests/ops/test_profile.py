@@ -47,4 +47,11 @@ def test_results_and_facts_pass_through_and_calls_are_counted():
     ],
 )
 def test_bytes_are_weights_read_once(name, args, expected):
-    assert bytes_read(name, args) == expected
+    assert bytes_read(name, args, {}) == expected
+
+
+@pytest.mark.parametrize(("window", "pages"), [(None, 4 + 1), (34, 3 + 1), (33, 2 + 1), (1, 1 + 1)])
+def test_attention_reads_the_pages_that_are_seen(window, pages, make_batch):
+    batch, _ = make_batch((96, 10), (0, 1))  # 4 pages, of which the last is the tokens' own, and 1
+    kwargs = {"batch": batch, "window": window}
+    assert bytes_read("attention", (None, SimpleNamespace(page_bytes=100)), kwargs) == 100 * pages

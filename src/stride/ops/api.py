@@ -26,7 +26,8 @@ Array: TypeAlias = Any
 Weight: TypeAlias = Any
 """A matrix or a stack of them, in the backend's own layout: ``shape`` [(experts,) out, in], ``n_bytes`` held."""
 KVPool: TypeAlias = Any
-"""One layer's keys and values, pages of ``PAGE_TOKENS`` tokens: ``n_bytes`` of address space, used as first written."""
+"""One layer's keys and values, pages of ``PAGE_TOKENS`` tokens: ``n_bytes`` of address space, used as first
+written, ``page_bytes`` each."""
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 KVType: TypeAlias = Literal["f32", "f16", "q8_0"]

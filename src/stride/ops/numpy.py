@@ -56,6 +56,10 @@ class NumpyKVPool:
     def n_bytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
 
+    @property
+    def page_bytes(self) -> int:
+        return self.n_bytes // len(self.keys)
+
 
 def _sigmoid(x: FloatArray) -> FloatArray:
     return np.asarray(0.5 * (np.tanh(0.5 * x) + 1), np.float32)

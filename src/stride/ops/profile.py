@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
 
-from stride.ops.api import Backend, GatedFFN
+from stride.ops.api import PAGE_TOKENS, Backend, Batch, GatedFFN
 
 
 @dataclass(slots=True)
 class OperationTimes:
-    """All calls of one operation. ``n_bytes``: weights read, each once per call, of experts only the chosen."""
+    """All calls of one operation. ``n_bytes``: weights, keys and values read, each once per call, of experts only the
+    chosen, of the cache the pages that are seen."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -52,14 +53,14 @@ class Profiler:
             times = self.times.setdefault(name, OperationTimes())
             times.seconds += time.perf_counter() - start
             times.calls += 1
-            times.n_bytes += bytes_read(name, args)
+            times.n_bytes += bytes_read(name, args, kwargs)
             return result
 
         return call
 
 
-def bytes_read(name: str, args: tuple[Any, ...]) -> int:
-    """Bytes of weights that a call reads once; 0 for operations without weights."""
+def bytes_read(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Bytes of weights, or of keys and values, that a call reads once; 0 for operations without them."""
     match name, args:
         case "embed", (table, token_ids):
             return int(table.n_bytes // table.shape[0] * len(token_ids))
@@ -72,7 +73,17 @@ def bytes_read(name: str, args: tuple[Any, ...]) -> int:
         case "experts", (_, ids, _, routed, shared):
             chosen = len(np.unique(ids)) / routed.gate.shape[0]
             return int(_gated_bytes(routed) * chosen) + (0 if shared is None else _gated_bytes(shared))
+        case "attention", (_, pool):
+            return _pages_seen(kwargs["batch"], kwargs["window"]) * int(pool.page_bytes)
     return 0
+
+
+def _pages_seen(batch: Batch, window: int | None) -> int:
+    """Pages that any token of each row looks at."""
+    starts = batch.row_starts[:-1][np.diff(batch.row_starts) > 0]
+    first, last = batch.positions[starts], batch.positions[np.append(starts[1:], len(batch.positions)) - 1]
+    seen = np.zeros_like(first) if window is None else np.maximum(0, first - window + 1)
+    return int((last // PAGE_TOKENS - seen // PAGE_TOKENS + 1).sum())
 
 
 def _gated_bytes(weights: GatedFFN) -> int:
