@@ -35,7 +35,7 @@ class Session:
             self._step(token_ids[start : start + CHUNK], max(0, first_output - start))
             for start in range(0, len(token_ids), CHUNK)
         ]
-        return np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def rewind(self, n_tokens: int = 0) -> None:
         """Forget all but the first ``n_tokens`` tokens."""
