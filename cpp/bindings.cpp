@@ -195,6 +195,7 @@ nb::object experts(Engine& engine, nb::handle x_, nb::handle ids_, nb::handle we
     const auto ids = array<const int32_t, 2>(ids_, "ids", {n, -1});
     const auto weights = float_rows(weights_, "weights", n, size(ids, 1));
     const GatedMatrices routed = gated_matrices(gate, up, down, limit, dim);
+    if (size(ids, 1) < 1) throw nb::value_error("ids must name at least one expert a token");
     check_range(ids, "ids", gate.count());
     GatedMatrices shared{};
     if (shared_gate != nullptr) {
@@ -303,6 +304,7 @@ NB_MODULE(_cpu, m) {
     m.def(
         "read_bandwidth",
         [](int64_t n_bytes, int threads) {
+            check_threads(threads);
             const nb::gil_scoped_release release;
             return read_bandwidth(n_bytes, threads);
         },

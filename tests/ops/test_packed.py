@@ -150,6 +150,18 @@ def test_writing_is_whole_or_not_at_all(make_tensor: Any) -> None:
     assert list(tensor.path.parent.glob("*.packed*")) == []
 
 
+def test_a_model_that_changes_meanwhile_is_not_kept(make_tensor: Any) -> None:
+    tensor = make_tensor(QuantType.Q8_0, 32, 64)
+
+    def pack(one: Any) -> Any:
+        os.utime(tensor.path, ns=(1, 1))
+        return CpuBackend(1).weight(one)
+
+    with pytest.raises(StrideError, match="changed while it was packed"):
+        packed.write([tensor.path], [tensor], pack, 1, lambda _: None)
+    assert [path.name for path in tensor.path.parent.iterdir()] == [tensor.path.name]
+
+
 def test_too_little_room_is_named_before_anything_is_written(make_tensor: Any) -> None:
     tensor = make_tensor(QuantType.Q8_0, 32, 64)
     with pytest.raises(StrideError, match="GiB are free"):

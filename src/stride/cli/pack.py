@@ -16,18 +16,19 @@ def command(model: options.Model = None) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+    from stride import ops
     from stride.api import model_path
     from stride.errors import RequestError
     from stride.gguf import open_gguf
     from stride.models import check_model
-    from stride.ops import packed
-    from stride.ops.cpu import CpuBackend
 
     if model is None:
         raise RequestError("the demo model starts at once as it is: name another with -m", field="model")
     with open_gguf(model_path(model)) as file:
         check_model(file)
-        backend = CpuBackend()
+        backend = ops.load("cpu")  # or says that there is none
+        from stride.ops import packed
+
         tensors = [tensor for tensor in file.tensors.values() if len(tensor.shape) > 1]
         n_bytes = backend.held_bytes(*tensors)
         console = Console(stderr=True)

@@ -102,7 +102,7 @@ def write(
         StrideError: there is no room, or the file cannot be written.
     """
     path = path_of(model)
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         free = shutil.disk_usage(path.parent).free
         if n_bytes + ALIGNMENT > free:
@@ -128,6 +128,7 @@ def _write(
     progress: Callable[[int], None],
 ) -> None:
     entries: dict[str, Entry] = {}
+    fingerprint = _fingerprint(model)
     file.seek(HEADER.size)
     for tensor in tensors:
         file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
@@ -137,10 +138,12 @@ def _write(
         entries[tensor.name] = Entry(weight.type, (count, rows, columns), file.tell())
         file.write(weight.data.data)
         progress(file.tell())
+    if _fingerprint(model) != fingerprint:
+        raise StrideError(f"{model[0]} changed while it was packed: nothing is kept of it")
     start = file.tell()
     index = {
         "layout": _cpu.layout_version,
-        "model": _fingerprint(model),
+        "model": fingerprint,
         "weights": {name: asdict(entry) for name, entry in entries.items()},
     }
     file.write(json.dumps(index).encode())
