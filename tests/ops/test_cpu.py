@@ -13,6 +13,7 @@ import pytest
 
 from stride.errors import ModelFileError, UnsupportedError
 from stride.gguf import QuantType
+from stride.gguf.quants import dequantize, quantize
 from stride.ops.api import PAGE_TOKENS, Batch, GatedFFN, Rope, Routing
 
 _cpu = pytest.importorskip("stride._cpu", reason="the C++ extension is not built")
@@ -73,6 +74,18 @@ def test_extreme_codes_do_not_saturate(isa: str, make_tensor: Any) -> None:
     for sign in (1, -1):
         (got,) = backend.linear(np.full((1, 64), 127.0 * sign, np.float32), [weight])
         np.testing.assert_array_equal(got, np.full((1, 16), -128.0 * 127 * 64 * sign))
+
+
+@pytest.mark.parametrize("kind", [QuantType.Q4_0, QuantType.Q4_K, QuantType.Q5_K, QuantType.Q6_K], ids=lambda k: k.name)
+def test_the_largest_small_codes_do_not_overflow(kind: QuantType, isa: str) -> None:
+    """Nearly every code at its most, every activation too: AVX2 adds such products up in 16 bits."""
+    values = np.full((32, 256), 2.0, np.float32)
+    values[:, ::32] = -2.0  # so that blocks with a minimum span all codes
+    data = quantize(values, kind)
+    weight = _cpu.weight(kind, 1, 32, 256)
+    weight.pack(0, 0, data)
+    x = np.ones((1, 256), np.float32)
+    np.testing.assert_allclose(CpuBackend(1, isa).linear(x, [weight])[0], x @ dequantize(data, kind).T, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
