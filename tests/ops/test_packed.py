@@ -42,7 +42,8 @@ def test_a_mapped_weight_is_the_packed_one(kind: QuantType, make_tensor: Any, rn
     write(tensor)
     backend = mapping_backend(tensor)
     mapped, read = backend.weight(tensor), CpuBackend(1).weight(tensor)
-    assert backend.notes == []
+    converted = ["Q3_K has no kernels: such tensors are held as Q8_0"]
+    assert backend.notes == (converted if kind is QuantType.Q3_K else [])
     np.testing.assert_array_equal(mapped.data, read.data)
     x = rng.standard_normal((3, 512)).astype(np.float32)
     np.testing.assert_array_equal(backend.linear(x, [mapped])[0], backend.linear(x, [read])[0])

@@ -95,6 +95,9 @@ class CpuBackend:
             raise UnsupportedError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, a weight has 2 or 3")
         *stack, rows, columns = tensor.shape
         count = stack[0] if stack else 1
+        if _held_type(tensor) is not tensor.type and tensor.type not in self._converted:
+            self._converted.add(tensor.type)
+            self.notes.append(f"{tensor.type.name} has no kernels: such tensors are held as {_held_type(tensor).name}")
         if (mapped := self._mapped_weight(tensor, count, rows, columns)) is not None:
             return mapped
         if _held_type(tensor) is not tensor.type:
@@ -123,9 +126,6 @@ class CpuBackend:
 
     def _converted_weight(self, tensor: Tensor, count: int, rows: int, columns: int) -> _cpu.Weight:
         native = _held_type(tensor)
-        if tensor.type not in self._converted:
-            self._converted.add(tensor.type)
-            self.notes.append(f"{tensor.type.name} has no kernels: such tensors are held as {native.name}")
         weight = _cpu.weight(native, count, rows, columns)
         for index in range(count):
             for first in range(0, rows, CONVERTED_ROWS):
