@@ -27,7 +27,7 @@ struct Engine::Group {
     int64_t first;           // of its tokens in the sorted order
     const void* const* plain;
     const void* const* quantized;
-    float* hidden;           // [n_tokens][hidden_stride], or
+    float* hidden;           // [n_tokens][blocks * block_columns], or
     Activation* hidden_codes;  // [n_tokens][blocks]
     std::vector<const void*> hidden_inputs;
 

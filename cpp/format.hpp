@@ -12,7 +12,7 @@
 //   Q8_0          8 x 128 bytes; code + 128
 //   F32, F16, BF16  per column 32 values
 //
-// Scales are 32 values per quantity, one a row; see `Scales` below.
+// Scales are 32 values per quantity, one a row: `Scales32`, `ScalesIq4Xs`, `ScalesK` or `ScalesQ6K` below.
 #pragma once
 
 #include <cstddef>

@@ -85,7 +85,7 @@ struct Kernels {
 };
 
 const Kernels* kernels_portable();
-const Kernels* kernels_avx2();    // nullptr where it was not built
+const Kernels* kernels_avx2();  // this and the next: built for x86 only
 const Kernels* kernels_avxvnni();
 const Kernels* kernels_avx512();
 

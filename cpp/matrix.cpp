@@ -42,16 +42,6 @@ void forget_cached(int file, int64_t n_bytes, int64_t offset) {
 
 }  // namespace
 
-Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns)
-    : format_(format),
-      count_(count),
-      rows_(rows),
-      columns_(columns),
-      tiles_((rows + tile_rows - 1) / tile_rows),
-      tile_bytes_(format.tile_bytes(columns)),
-      mapped_(false),
-      data_(static_cast<size_t>(n_bytes()), true) {}
-
 Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns, int file, int64_t offset)
     : format_(format),
       count_(count),
@@ -59,8 +49,8 @@ Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t column
       columns_(columns),
       tiles_((rows + tile_rows - 1) / tile_rows),
       tile_bytes_(format.tile_bytes(columns)),
-      mapped_(true),
-      data_(file, offset, static_cast<size_t>(n_bytes())) {}
+      mapped_(file != none),
+      data_(mapped_ ? Region(file, offset, static_cast<size_t>(n_bytes())) : Region(static_cast<size_t>(n_bytes()), true)) {}
 
 void Matrix::populate(ThreadPool& pool) const {
     const int64_t pieces = (n_bytes() + populated_bytes - 1) / populated_bytes;

@@ -12,10 +12,11 @@ namespace stride {
 
 class Matrix {
 public:
-    // columns must be whole blocks of the format.
-    Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns);
-    // One that lies packed in a file, read only: neither read() nor pack() may be called. std::system_error: not mapped.
-    Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns, int file, int64_t offset);
+    static constexpr int none = -1;  // no file
+
+    // columns must be whole blocks of the format. With a file: one that lies packed there, read only: neither read() nor
+    // pack() may be called. std::system_error: it cannot be mapped.
+    Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns, int file = none, int64_t offset = 0);
 
     const Format& format() const { return format_; }
     int64_t count() const { return count_; }
