@@ -13,6 +13,7 @@
 
 #include "arguments.hpp"
 #include "dispatch.hpp"
+#include "probe.hpp"
 
 namespace stride {
 
@@ -358,6 +359,8 @@ NB_MODULE(_cpu, m) {
     m.def("weight", make_matrix, nb::arg("type"), nb::arg("count"), nb::arg("rows"), nb::arg("columns"));
     m.def("map_weight", map_matrix, nb::arg("type"), nb::arg("count"), nb::arg("rows"), nb::arg("columns"),
           nb::arg("file"), nb::arg("offset"));
+    m.def("read_through", &Engine::read_through, nb::arg("engine"), nb::arg("weight"),
+          nb::call_guard<nb::gil_scoped_release>());
     m.def("populate", &Engine::populate, nb::arg("engine"), nb::arg("weight"), nb::call_guard<nb::gil_scoped_release>());
     m.def("kv_pool", make_pool, nb::arg("n_pages"), nb::arg("n_kv_heads"), nb::arg("key_dim"), nb::arg("value_dim"),
           nb::arg("kind"));

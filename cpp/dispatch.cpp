@@ -1,12 +1,6 @@
 #include "dispatch.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <cstring>
-
-#include "memory.hpp"
-#include "thread_pool.hpp"
 
 #ifdef STRIDE_X86
 #include <cpuid.h>
@@ -63,59 +57,6 @@ std::string compiler() {
 #else
     return "gcc " __VERSION__;
 #endif
-}
-
-namespace {
-
-// The best of passes of `pass`, which gives what it has done, for about `milliseconds`: what is done per second.
-template <class Pass>
-double best_rate(int milliseconds, const Pass& pass) {
-    using Clock = std::chrono::steady_clock;
-    double best = 0;
-    const auto start = Clock::now();
-    do {
-        const auto begin = Clock::now();
-        const double done = pass();
-        const std::chrono::duration<double> seconds = Clock::now() - begin;
-        best = std::max(best, done / seconds.count());
-    } while (Clock::now() - start < std::chrono::milliseconds(milliseconds));
-    return best;
-}
-
-}  // namespace
-
-double read_bandwidth(int64_t n_bytes, int n_threads) {
-    constexpr int64_t chunk = 4 << 20, line = 64, ahead = 6144;
-    const int64_t n_chunks = std::max<int64_t>(n_threads, n_bytes / chunk);
-    const Region region(static_cast<size_t>(n_chunks * chunk + ahead), true);
-    ThreadPool pool(n_threads);
-    pool.run(n_chunks, [&](int64_t i, int) { std::memset(region.data() + i * chunk, 1, chunk); });
-
-    std::atomic<uint64_t> total{0};  // keeps the reads from being optimised away
-    return best_rate(300, [&] {
-        pool.run(n_chunks, [&](int64_t i, int) {
-            const uint8_t* bytes = region.data() + i * chunk;
-            uint64_t sums[line / 8] = {};
-            for (int64_t at = 0; at < chunk; at += line) {
-                __builtin_prefetch(bytes + at + ahead, 0, 0);
-                const auto* words = reinterpret_cast<const uint64_t*>(bytes + at);
-                for (int64_t j = 0; j < line / 8; ++j) sums[j] += words[j];
-            }
-            for (const uint64_t sum : sums) total += sum;
-        });
-        return static_cast<double>(n_chunks * chunk);
-    });
-}
-
-double integer_peak(const Kernels& kernels, int n_threads) {
-    constexpr int64_t rounds = 20000;
-    ThreadPool pool(n_threads);
-    std::atomic<int64_t> done{0};
-    return best_rate(300, [&] {
-        done = 0;
-        pool.run(64 * n_threads, [&](int64_t, int) { done += kernels.spin(rounds); });
-        return static_cast<double>(done);
-    });
 }
 
 }  // namespace stride

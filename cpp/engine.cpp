@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "probe.hpp"
+
 namespace stride {
 
 namespace {
@@ -23,6 +25,11 @@ int64_t Engine::read(Matrix& matrix, int file, int64_t offset, bool keep_cached)
 void Engine::populate(const Matrix& matrix) {
     const std::lock_guard lock(mutex_);
     matrix.populate(pool_);
+}
+
+uint64_t Engine::read_through(const Matrix& matrix) {
+    const std::lock_guard lock(mutex_);
+    return stride::read_through(pool_, matrix.data(), matrix.n_bytes());
 }
 
 void Engine::embed(const Matrix& table, const int32_t* ids, int64_t n, float* out) {
@@ -53,8 +60,8 @@ Engine::Inputs Engine::prepare(const float* x, int64_t n, int64_t columns, bool 
 }
 
 void Engine::multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n,
-                      float* out) const {
-    kernels_.tile(matrix.format().type)(matrix.tile(index, tile), matrix.columns(), inputs, n, out);
+                      float* out, const uint8_t* next) const {
+    kernels_.tile(matrix.format().type)(matrix.tile(index, tile), matrix.columns(), inputs, n, out, next);
 }
 
 void Engine::multiply(const std::vector<Product>& products) {
@@ -72,14 +79,22 @@ void Engine::multiply(const std::vector<Product>& products) {
                 items.push_back({&product, token, tile, std::min(step, end_tile - tile)});
     }
     for (Scratch& own : scratch_) own.floats.get(token_block * tile_rows);
+    const auto n_items = static_cast<int64_t>(items.size());
+    const auto tile_of = [](const Item& item, int64_t tile) {
+        return item.product->matrix->tile(item.product->index, tile);
+    };
 
-    pool_.run(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
+    pool_.run(n_items, [&](int64_t i, int thread) {
         const Item& item = items[static_cast<size_t>(i)];
         const Product& product = *item.product;
+        const Item* next_item = i + 1 < n_items ? &item + 1 : nullptr;
+        const uint8_t* next_start = next_item == nullptr ? nullptr : tile_of(*next_item, next_item->first_tile);
         const int64_t n_tokens = std::min(token_block, product.n_tokens - item.first_token);
         float* values = scratch(thread).floats.get(token_block * tile_rows);
-        for (int64_t tile = item.first_tile; tile < item.first_tile + item.n_tiles; ++tile) {
-            multiply(*product.matrix, product.index, tile, product.inputs + item.first_token, n_tokens, values);
+        const int64_t end_tile = item.first_tile + item.n_tiles;
+        for (int64_t tile = item.first_tile; tile < end_tile; ++tile) {
+            multiply(*product.matrix, product.index, tile, product.inputs + item.first_token, n_tokens, values,
+                     tile + 1 < end_tile ? tile_of(item, tile + 1) : next_start);
             const int64_t row = tile * tile_rows - product.first_row;
             const int64_t n_rows = std::min<int64_t>(tile_rows, product.n_rows - row);
             for (int64_t t = 0; t < n_tokens; ++t) {

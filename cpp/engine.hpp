@@ -70,6 +70,7 @@ public:
 
     int64_t read(Matrix& matrix, int file, int64_t offset, bool keep_cached);
     void populate(const Matrix& matrix);
+    uint64_t read_through(const Matrix& matrix);
     void embed(const Matrix& table, const int32_t* ids, int64_t n, float* out);
     void add(float* x, const float* delta, int64_t n, int64_t dim);
     // stride: distance of two rows of `out`
@@ -114,9 +115,9 @@ private:
 
     Inputs prepare(const float* x, int64_t n, int64_t columns, bool any_quantized);
     Scratch& scratch(int thread) { return scratch_[static_cast<size_t>(thread)]; }
-    // One tile for n inputs: out[t * tile_rows + row].
-    void multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n,
-                  float* out) const;
+    // One tile for n inputs: out[t * tile_rows + row]. next: as in TileKernel.
+    void multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n, float* out,
+                  const uint8_t* next) const;
     void multiply(const std::vector<Product>& products);
     static int64_t hidden_tiles(const Group& group);
     void compute_hidden(const std::vector<Group>& groups);

@@ -55,8 +55,9 @@ inline int64_t attention_scratch(const KVLayout& layout, int64_t n_queries) {
 }
 
 // A tile by `n` tokens: out[t * tile_rows + row]. inputs[t] is const Activation* for quantized formats, else const
-// float*.
-using TileKernel = void (*)(const uint8_t* tile, int64_t columns, const void* const* inputs, int64_t n, float* out);
+// float*. next: the tile that will be wanted after this one, whose first bytes are fetched, or nullptr.
+using TileKernel = void (*)(const uint8_t* tile, int64_t columns, const void* const* inputs, int64_t n, float* out,
+                            const uint8_t* next);
 
 struct Kernels {
     const char* name;

@@ -11,7 +11,7 @@ namespace stride {
 namespace avx2 {
 namespace {
 
-constexpr int quantized_vectors = 1;
+constexpr int quantized_vectors(int tokens) { return tokens == 1 ? 4 : 1; }
 constexpr int quantized_tokens = 4;
 
 #include "kernels_256.inc"

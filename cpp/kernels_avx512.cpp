@@ -12,7 +12,7 @@ namespace avx512 {
 namespace {
 
 constexpr int lanes = 16;
-constexpr int quantized_vectors = 2;
+constexpr int quantized_vectors(int) { return 2; }
 constexpr int quantized_tokens = 8;
 constexpr int float_tokens = 4;
 constexpr int attention_queries = 8;

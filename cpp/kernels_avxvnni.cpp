@@ -11,7 +11,7 @@ namespace stride {
 namespace avxvnni {
 namespace {
 
-constexpr int quantized_vectors = 1;
+constexpr int quantized_vectors(int tokens) { return tokens == 1 ? 4 : 1; }
 constexpr int quantized_tokens = 6;
 
 #include "kernels_256.inc"

@@ -10,7 +10,7 @@ namespace portable {
 namespace {
 
 constexpr int lanes = 4;
-constexpr int quantized_vectors = 1;
+constexpr int quantized_vectors(int) { return 1; }
 constexpr int quantized_tokens = 4;
 constexpr int float_tokens = 2;
 constexpr int attention_queries = 2;
