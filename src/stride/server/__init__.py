@@ -1,5 +1,6 @@
 """HTTP: the wire that clients of llama-server, Ollama and OpenAI know."""
 
-from stride.server.app import Settings, create_app
+from stride.server.app import create_app
+from stride.server.service import Settings
 
 __all__ = ["Settings", "create_app"]

@@ -14,7 +14,8 @@ import uvicorn
 
 from stride.api import LLM
 from stride.errors import StrideError
-from stride.server.app import Settings, create_app
+from stride.server.app import create_app
+from stride.server.service import Settings
 
 BACKLOG = 2048
 Load = Callable[[threading.Event], LLM]

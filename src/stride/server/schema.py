@@ -218,3 +218,9 @@ def read(schema: type[AnyRequest], value: object) -> AnyRequest:
         raise invalid(error) from None
     request.check_supported()
     return request
+
+
+def openapi_body(schema: type[Request]) -> dict[str, Any]:
+    """The body's schema for the OpenAPI page; `stride.server.body` reads it, with its own limits."""
+    content = {"application/json": {"schema": schema.model_json_schema(ref_template="#/components/schemas/{model}")}}
+    return {"requestBody": {"required": True, "content": content}}
