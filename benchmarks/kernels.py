@@ -2,7 +2,8 @@
 
     python benchmarks/kernels.py [--isa avx2] [--threads 2] [--quick] [--only attention]
 
-Weights are random and lie in memory, in as many copies as no cache holds, one after the other. Ends in one JSON line.
+Weights are random and lie in memory, in as many copies as no cache holds, one after the other. One token's products are
+shown beside a loop that reads the same weights and does nothing else. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -47,26 +48,47 @@ random = np.random.default_rng(0)
 
 @dataclass
 class Case:
-    """One kernel at one shape: what a call computes and reads at least, and the seconds that calls took."""
+    """One kernel at one shape: what a call computes and reads at least, and the seconds that calls took.
+
+    ``read`` reads ``1 / read_share`` times the weights that a call needs, and does nothing else.
+    """
 
     kernel: str
     shape: str
     call: Callable[[], object]
     macs: float
     n_bytes: float
+    read: Callable[[], object] | None = None
+    read_share: float = 1.0
     seconds: list[float] = field(default_factory=list)
+    read_seconds: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
         return float(np.median(self.seconds))
 
+    @property
+    def of_reading(self) -> float | None:
+        """How fast the call is beside merely reading its weights, 1 being as fast; the median of paired samples."""
+        if self.read is None:
+            return None
+        pairs = zip(self.read_seconds, self.seconds, strict=True)
+        return float(np.median([self.read_share * read / call for read, call in pairs]))
+
     def sample(self) -> None:
-        calls = 0
-        start = time.perf_counter()
-        while calls == 0 or time.perf_counter() - start < CALL_SECONDS:
-            self.call()
-            calls += 1
-        self.seconds.append((time.perf_counter() - start) / calls)
+        self.seconds.append(seconds_of(self.call))
+        if self.read is not None:
+            self.read_seconds.append(seconds_of(self.read))
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Of one call; the mean of several where one is short."""
+    calls = 0
+    start = time.perf_counter()
+    while calls == 0 or time.perf_counter() - start < CALL_SECONDS:
+        call()
+        calls += 1
+    return (time.perf_counter() - start) / calls
 
 
 def normal(*shape: int) -> FloatArray:
@@ -92,7 +114,11 @@ def linear_cases(backend: CpuBackend, tokens: list[int]) -> Iterator[Case]:
             def call(x: FloatArray = x, weights: Iterator[_cpu.Weight] = weights) -> None:
                 backend.linear(x, (next(weights),))
 
-            yield Case("linear", f"{kind.label} {rows}x{columns}, {n} tokens", call, n * rows * columns, size)
+            def read(weights: Iterator[_cpu.Weight] = weights) -> None:
+                backend.read_through(next(weights))
+
+            name = f"{kind.label} {rows}x{columns}, {n} tokens"
+            yield Case("linear", name, call, n * rows * columns, size, read if n == 1 else None)
 
 
 def expert_cases(backend: CpuBackend, tokens: list[int]) -> Iterator[Case]:
@@ -101,6 +127,11 @@ def expert_cases(backend: CpuBackend, tokens: list[int]) -> Iterator[Case]:
     up_shape, down_shape = (EXPERTS, EXPERT_DIM, DIM), (EXPERTS, DIM, EXPERT_DIM)
     routed = GatedFFN(filled(kind, *up_shape), filled(kind, *up_shape), filled(kind, *down_shape))
     expert_bytes = 3 * EXPERT_DIM * DIM // kind.block_size * kind.block_bytes
+
+    def read_all() -> None:
+        for weight in (routed.gate, routed.up, routed.down):
+            backend.read_through(weight)
+
     for n in tokens:
         draws = [np.argsort(random.random((n, EXPERTS)), axis=1)[:, :TOP_K].astype(np.int32) for _ in range(16)]
         x, weights, turns = normal(n, DIM), np.full((n, TOP_K), 1 / TOP_K, np.float32), itertools.cycle(draws)
@@ -110,7 +141,9 @@ def expert_cases(backend: CpuBackend, tokens: list[int]) -> Iterator[Case]:
 
         used = float(np.mean([len(np.unique(ids)) for ids in draws]))
         macs = n * TOP_K * 3 * EXPERT_DIM * DIM
-        yield Case("experts", f"{kind.label} {TOP_K} of {EXPERTS}, {n} tokens", call, macs, used * expert_bytes)
+        name = f"{kind.label} {TOP_K} of {EXPERTS}, {n} tokens"
+        read = read_all if n == 1 else None
+        yield Case("experts", name, call, macs, used * expert_bytes, read, TOP_K / EXPERTS)
 
 
 def attention_cases(backend: CpuBackend, contexts: list[int], kinds: list[KVType]) -> Iterator[Case]:
@@ -227,11 +260,12 @@ def main() -> None:
     print(f"{cpu_name()}, {given.threads} threads, {given.isa}, {_cpu.compiler}, {repeats} repeats")
     print(f"read bandwidth {np.median(bandwidths) / 1e9:.1f} GB/s, {min(bandwidths) / 1e9:.1f} to", end=" ")
     print(f"{max(bandwidths) / 1e9:.1f}\n")
-    print("| kernel | shape | µs | GMAC/s | GB/s |\n| --- | --- | ---: | ---: | ---: |")
+    print("| kernel | shape | µs | GMAC/s | GB/s | of reading |\n| --- | --- | ---: | ---: | ---: | ---: |")
     for case in cases:
         macs, n_bytes = case.macs / case.median / 1e9, case.n_bytes / case.median / 1e9
         rates = f"{macs:.0f} | {n_bytes:.1f}" if case.macs else f" | {n_bytes:.1f}"
-        print(f"| {case.kernel} | {case.shape} | {1e6 * case.median:.0f} | {rates} |")
+        share = "" if case.of_reading is None else f"{case.of_reading:.0%}"
+        print(f"| {case.kernel} | {case.shape} | {1e6 * case.median:.0f} | {rates} | {share} |")
     accuracy = errors(backend)
     print("\n| type | RMS error | exact on int8 activations |\n| --- | ---: | ---: |")
     for name, (kernel, exact) in accuracy.items():
@@ -251,6 +285,7 @@ def main() -> None:
                 "seconds": case.median,
                 "macs_per_second": case.macs / case.median,
                 "bytes_per_second": case.n_bytes / case.median,
+                "of_reading": case.of_reading,
             }
             for case in cases
         ],

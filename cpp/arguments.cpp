@@ -15,8 +15,8 @@ ArrayCache& array_cache() {
 void check_range(const int32_t* values, size_t n, const char* name, int64_t end) {
     for (size_t i = 0; i < n; ++i)
         if (values[i] < 0 || values[i] >= end)
-            throw nb::value_error((std::string(name) + " holds " + std::to_string(values[i]) + ", but must be within 0 .. " +
-                                   std::to_string(end - 1))
+            throw nb::value_error((std::string(name) + " holds " + std::to_string(values[i]) +
+                                   ", but must be within 0 .. " + std::to_string(end - 1))
                                       .c_str());
 }
 
@@ -68,8 +68,8 @@ CheckedBatch::CheckedBatch(nb::handle positions_, nb::handle row_starts_, nb::ha
             if (view.positions[t] != first + t - starts[row] || first < 0)
                 refuse_value("positions must be consecutive within a row, and not negative");
         if (last / page_tokens >= view.pages_per_row)
-            refuse_value("page_table has " + std::to_string(view.pages_per_row) + " pages a row, too few for position " +
-                         std::to_string(last));
+            refuse_value("page_table has " + std::to_string(view.pages_per_row) +
+                         " pages a row, too few for position " + std::to_string(last));
         const int64_t first_seen = window == 0 ? 0 : std::max<int64_t>(0, first - window + 1);
         for (int64_t p = first_seen / page_tokens; p <= last / page_tokens; ++p) {
             const int32_t page = view.page_table[row * view.pages_per_row + p];

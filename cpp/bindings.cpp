@@ -38,13 +38,17 @@ const Format& checked_format(int type, int64_t count, int64_t rows, int64_t colu
     return *format;
 }
 
+int64_t packed_bytes(int type, int64_t count, int64_t rows, int64_t columns) {
+    return checked_format(type, count, rows, columns).packed_bytes(count, rows, columns);
+}
+
 std::unique_ptr<Matrix> make_matrix(int type, int64_t count, int64_t rows, int64_t columns) {
     return std::make_unique<Matrix>(checked_format(type, count, rows, columns), count, rows, columns);
 }
 
 std::unique_ptr<Matrix> map_matrix(int type, int64_t count, int64_t rows, int64_t columns, int file, int64_t offset) {
     const Format& format = checked_format(type, count, rows, columns);
-    const int64_t n_bytes = count * ((rows + tile_rows - 1) / tile_rows) * format.tile_bytes(columns);
+    const int64_t n_bytes = format.packed_bytes(count, rows, columns);
     struct stat status;
     if (fstat(file, &status) != 0) raise_errno(errno);
     if (offset < 0 || offset % map_alignment != 0 || offset > status.st_size || n_bytes > status.st_size - offset)
@@ -56,7 +60,7 @@ std::unique_ptr<Matrix> map_matrix(int type, int64_t count, int64_t rows, int64_
     }
 }
 
-nb::object packed_bytes(nb::handle self) {
+nb::object data_of(nb::handle self) {
     const auto& matrix = nb::cast<const Matrix&>(self);
     return nb::cast(nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(
         matrix.data(), {static_cast<size_t>(matrix.n_bytes())}, self));
@@ -302,6 +306,7 @@ NB_MODULE(_cpu, m) {
     m.attr("compiler") = compiler();
     m.def("isas", isas);
     m.def("is_native", [](int type) { return find_format(type) != nullptr; }, nb::arg("type"));
+    m.def("packed_bytes", packed_bytes, nb::arg("type"), nb::arg("count"), nb::arg("rows"), nb::arg("columns"));
     m.def(
         "read_bandwidth",
         [](int64_t n_bytes, int threads) {
@@ -328,7 +333,7 @@ NB_MODULE(_cpu, m) {
                          return nb::make_tuple(w.count(), w.rows(), w.columns());
                      })
         .def_prop_ro("n_bytes", &Matrix::n_bytes)
-        .def_prop_ro("data", packed_bytes)
+        .def_prop_ro("data", data_of)
         .def_prop_ro("type", [](const Matrix& w) { return static_cast<int>(w.format().type); })
         .def_prop_ro("type_name", [](const Matrix& w) { return w.format().name; })
         .def("pack", pack, nb::arg("index"), nb::arg("first_row"), nb::arg("rows"));
@@ -361,7 +366,17 @@ NB_MODULE(_cpu, m) {
           nb::arg("file"), nb::arg("offset"));
     m.def("read_through", &Engine::read_through, nb::arg("engine"), nb::arg("weight"),
           nb::call_guard<nb::gil_scoped_release>());
-    m.def("populate", &Engine::populate, nb::arg("engine"), nb::arg("weight"), nb::call_guard<nb::gil_scoped_release>());
+    m.def(
+        "populate",
+        [](Engine& engine, const Matrix& weight) {
+            int error;
+            {
+                const nb::gil_scoped_release release;
+                error = engine.populate(weight);
+            }
+            if (error != 0) raise_errno(error);
+        },
+        nb::arg("engine"), nb::arg("weight"));
     m.def("kv_pool", make_pool, nb::arg("n_pages"), nb::arg("n_kv_heads"), nb::arg("key_dim"), nb::arg("value_dim"),
           nb::arg("kind"));
     m.def(

@@ -44,7 +44,9 @@ std::vector<const Kernels*> available_kernels() {
 #ifdef STRIDE_X86
     const Features features;
     if (features.avx512) kernels.push_back(kernels_avx512());
+#ifdef STRIDE_AVXVNNI
     if (features.avxvnni) kernels.push_back(kernels_avxvnni());
+#endif
     if (features.avx2) kernels.push_back(kernels_avx2());
 #endif
     kernels.push_back(kernels_portable());

@@ -22,9 +22,9 @@ int64_t Engine::read(Matrix& matrix, int file, int64_t offset, bool keep_cached)
     return matrix.read(pool_, file, offset, keep_cached);
 }
 
-void Engine::populate(const Matrix& matrix) {
+int Engine::populate(const Matrix& matrix) {
     const std::lock_guard lock(mutex_);
-    matrix.populate(pool_);
+    return matrix.populate(pool_);
 }
 
 uint64_t Engine::read_through(const Matrix& matrix) {
@@ -97,9 +97,10 @@ void Engine::multiply(const std::vector<Product>& products) {
                      tile + 1 < end_tile ? tile_of(item, tile + 1) : next_start);
             const int64_t row = tile * tile_rows - product.first_row;
             const int64_t n_rows = std::min<int64_t>(tile_rows, product.n_rows - row);
+            float* out = product.out + item.first_token * product.stride + row;
             for (int64_t t = 0; t < n_tokens; ++t) {
                 if (product.bias != nullptr) kernels_.add(values + t * tile_rows, product.bias + row, n_rows);
-                std::copy_n(values + t * tile_rows, n_rows, product.out + (item.first_token + t) * product.stride + row);
+                std::copy_n(values + t * tile_rows, n_rows, out + t * product.stride);
             }
         }
     });

@@ -27,7 +27,9 @@ public:
         : layout(layout), n_pages(n_pages), n_heads(n_heads), data_(static_cast<size_t>(n_bytes()), true) {}
 
     int64_t n_bytes() const { return n_pages * n_heads * layout.head_bytes; }
-    uint8_t* head(int64_t page, int64_t head) const { return data_.data() + (page * n_heads + head) * layout.head_bytes; }
+    uint8_t* head(int64_t page, int64_t head) const {
+        return data_.data() + (page * n_heads + head) * layout.head_bytes;
+    }
 
     const KVLayout layout;
     const int64_t n_pages, n_heads;
@@ -69,7 +71,7 @@ public:
     int n_threads() const { return pool_.n_threads(); }
 
     int64_t read(Matrix& matrix, int file, int64_t offset, bool keep_cached);
-    void populate(const Matrix& matrix);
+    int populate(const Matrix& matrix);
     uint64_t read_through(const Matrix& matrix);
     void embed(const Matrix& table, const int32_t* ids, int64_t n, float* out);
     void add(float* x, const float* delta, int64_t n, int64_t dim);
@@ -119,7 +121,7 @@ private:
     void multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n, float* out,
                   const uint8_t* next) const;
     void multiply(const std::vector<Product>& products);
-    static int64_t hidden_tiles(const Group& group);
+    static int64_t tiles_per_item(const Group& group);
     void compute_hidden(const std::vector<Group>& groups);
     void multiply_down(const std::vector<Group>& groups, int64_t first_row, int64_t n_rows, float* out, int64_t stride);
     void linear_unlocked(const float* x, int64_t n, const std::vector<const Matrix*>& weights,

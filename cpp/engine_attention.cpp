@@ -19,7 +19,7 @@ int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step;
 }  // namespace
 
 KVLayout::KVLayout(KVKind kind, int64_t key_dim, int64_t value_dim)
-    : kind(kind), key_dim(key_dim), value_dim(value_dim), padded_value_dim(round_up(value_dim, tile_rows)) {
+    : kind(kind), key_dim(key_dim), value_dim(value_dim), padded_value_dim(round_up(value_dim, value_step)) {
     const int64_t size = kind == KVKind::f32 ? 4 : kind == KVKind::f16 ? 2 : 1;
     const auto scales = [kind](int64_t dim) {
         return kind == KVKind::q8_0 ? round_up(dim / block_columns * page_tokens * 2, 64) : 0;
@@ -116,8 +116,8 @@ void Engine::attention(const float* q, int64_t q_heads, const KVPool& pool, cons
         for (int64_t p = first_page; p <= std::min(last_page + 1, span.last_page); ++p)
             pages[p - first_page] = pool.head(batch.page_table[span.row * batch.pages_per_row + p], span.kv_head);
         if (last_page == span.last_page) pages[last_page + 1 - first_page] = nullptr;
-        kernels_.attend({&layout, pages, last_page - first_page + 1, first_page * page_tokens, span.n_queries(), queries,
-                         first, last, scale, scratch(thread).floats.get(scratch_size)},
+        kernels_.attend({&layout, pages, last_page - first_page + 1, first_page * page_tokens, span.n_queries(),
+                         queries, first, last, scale, scratch(thread).floats.get(scratch_size)},
                         sums);
     };
     const auto finish = [&](const Span& span, const AttentionSums& sums) {

@@ -1,8 +1,9 @@
 // SwiGLU of all kinds: a dense one, and routed experts with or without a shared one, are groups of tokens.
 //
-// Two passes over the weights. The first computes a tile of hidden columns of one group at a time: gate, up, SwiGLU, and
-// the result quantised, all by one thread. The second computes each group's products with the down projection, some rows of
-// the output at a time, and adds up each token's choices in their order; so no token's result depends on the others.
+// Two passes over the weights. The first computes a few tiles of hidden columns of one group at a time: gate, up,
+// SwiGLU, and the result quantised, all by one thread. The second computes each group's products with the down
+// projection, some rows of the output at a time, and adds up each token's choices in their order; so no token's result
+// depends on the others.
 #include <algorithm>
 #include <numeric>
 
@@ -120,7 +121,7 @@ void Engine::gated(const float* x, int64_t n, const int32_t* ids, const float* w
 
 // Tiles of gate, then of up, that one item reads: longer stretches than of one matrix alone, as each change of streams
 // costs a third of a microsecond.
-int64_t Engine::hidden_tiles(const Group& group) {
+int64_t Engine::tiles_per_item(const Group& group) {
     const int64_t tiles = group.matrices->gate->tiles(), most = hidden_item_bytes / group.matrices->gate->tile_bytes();
     return divide_up(tiles, divide_up(tiles, std::max<int64_t>(1, most)));
 }
@@ -133,14 +134,14 @@ void Engine::compute_hidden(const std::vector<Group>& groups) {
     std::vector<Item> items;
     for (const Group& group : groups) {
         const int64_t tiles = group.matrices->gate->tiles();
-        const int64_t step = hidden_tiles(group);
+        const int64_t step = tiles_per_item(group);
         for (int64_t token = 0; token < group.n_tokens; token += token_block)
             for (int64_t tile = 0; tile < tiles; tile += step)
                 items.push_back({&group, token, tile, std::min(step, tiles - tile)});
     }
     int64_t most_values = 0;
     for (const Group& group : groups)
-        most_values = std::max(most_values, hidden_tiles(group) * tile_rows * std::min(token_block, group.n_tokens));
+        most_values = std::max(most_values, tiles_per_item(group) * tile_rows * std::min(token_block, group.n_tokens));
     for (Scratch& own : scratch_) own.floats.get(2 * most_values);
 
     const auto n_items = static_cast<int64_t>(items.size());
@@ -159,9 +160,9 @@ void Engine::compute_hidden(const std::vector<Group>& groups) {
                 multiply(matrix, group.index, item.first_tile + k, group.inputs_of(matrix) + item.first_token, n_tokens,
                          out + k * n_tokens * tile_rows, k + 1 < item.n_tiles ? tile_of(item, matrix, k + 1) : next);
         };
-        const Item* next_item = i + 1 < n_items ? &item + 1 : nullptr;
         multiply_all(*m.gate, gate, tile_of(item, *m.up, 0));
-        multiply_all(*m.up, up, next_item == nullptr ? nullptr : tile_of(*next_item, *next_item->group->matrices->gate, 0));
+        const Item* next = i + 1 < n_items ? &item + 1 : nullptr;
+        multiply_all(*m.up, up, next == nullptr ? nullptr : tile_of(*next, *next->group->matrices->gate, 0));
         kernels_.swiglu(gate, up, item.n_tiles * n_tokens * tile_rows, m.limit, gate);
         for (int64_t k = 0; k < item.n_tiles; ++k)
             for (int64_t t = 0; t < n_tokens; ++t) {

@@ -25,6 +25,7 @@ constexpr int layout_version = 1;
 
 constexpr int tile_rows = 32;
 constexpr int block_columns = 32;  // columns that share one activation scale
+constexpr int group_bytes = tile_rows * 4;  // codes of 4 columns, a byte each
 
 // GGML's type numbers.
 enum class Type : int {
@@ -79,6 +80,9 @@ struct Format {
 
     int64_t file_row_bytes(int64_t columns) const { return columns / block * file_bytes; }
     int64_t tile_bytes(int64_t columns) const { return columns / block * (code_bytes + scale_bytes); }
+    int64_t packed_bytes(int64_t count, int64_t rows, int64_t columns) const {
+        return count * ((rows + tile_rows - 1) / tile_rows) * tile_bytes(columns);
+    }
 };
 
 // nullptr: not a native type.

@@ -10,6 +10,7 @@
 namespace stride {
 
 constexpr int page_tokens = 32;
+constexpr int value_step = 32;  // dimensions of values that are summed together: their number is padded to whole ones
 
 enum class KVKind { f32, f16, q8_0 };
 
@@ -48,9 +49,10 @@ struct AttentionSums {
 
 constexpr float lowest_score = -3e38f;  // finite, so that differences of two are not NaN
 
+constexpr int most_lanes = 16, most_attention_queries = 16;  // of any instruction set
+
 inline int64_t attention_scratch(const KVLayout& layout, int64_t n_queries) {
-    constexpr int64_t most_lanes = 16, most_together = 16;
-    return n_queries * most_lanes + most_together * page_tokens + layout.padded_value_dim +
+    return n_queries * most_lanes + most_attention_queries * page_tokens + layout.padded_value_dim +
            page_tokens * (layout.key_dim + layout.padded_value_dim);
 }
 
@@ -63,7 +65,7 @@ struct Kernels {
     const char* name;
     const char* option;  // what STRIDE_ISA calls it
 
-    int64_t (*spin)(int64_t n);  // dot products of registers alone; gives the multiply-adds done
+    int64_t (*peak_dots)(int64_t n);  // n rounds of dot products in registers; gives the multiply-adds done
     TileKernel (*tile)(Type type);
     void (*quantize)(const float* x, int64_t columns, Activation* out);
 

@@ -50,19 +50,23 @@ Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t column
       tiles_((rows + tile_rows - 1) / tile_rows),
       tile_bytes_(format.tile_bytes(columns)),
       mapped_(file != none),
-      data_(mapped_ ? Region(file, offset, static_cast<size_t>(n_bytes())) : Region(static_cast<size_t>(n_bytes()), true)) {}
+      data_(mapped_ ? Region(file, offset, static_cast<size_t>(n_bytes()))
+                    : Region(static_cast<size_t>(n_bytes()), true)) {}
 
-void Matrix::populate(ThreadPool& pool) const {
+int Matrix::populate(ThreadPool& pool) const {
     const int64_t pieces = (n_bytes() + populated_bytes - 1) / populated_bytes;
+    std::atomic<int> error{0};
     std::atomic<uint64_t> total{0};  // keeps the reads from being optimised away
     pool.run(pieces, [&](int64_t i, int) {
         uint8_t* start = data_.data() + i * populated_bytes;
         const int64_t n = std::min(populated_bytes, n_bytes() - i * populated_bytes);
 #ifdef MADV_POPULATE_READ
         if (madvise(start, static_cast<size_t>(n), MADV_POPULATE_READ) == 0) return;
+        if (errno != EINVAL) return error.store(errno);  // where the kernel knows the advice, touching would be SIGBUS
 #endif
         for (int64_t at = 0; at < n; at += page_bytes) total += start[at];
     });
+    return error.load();
 }
 
 void Matrix::pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows) {

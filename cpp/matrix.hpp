@@ -14,8 +14,8 @@ class Matrix {
 public:
     static constexpr int none = -1;  // no file
 
-    // columns must be whole blocks of the format. With a file: one that lies packed there, read only: neither read() nor
-    // pack() may be called. std::system_error: it cannot be mapped.
+    // columns must be whole blocks of the format. With a file: one that lies packed there, read only: neither read()
+    // nor pack() may be called. std::system_error: it cannot be mapped.
     Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns, int file = none, int64_t offset = 0);
 
     const Format& format() const { return format_; }
@@ -33,10 +33,11 @@ public:
     // -1 - errno where reading failed (below -1). Without `keep_cached` the system forgets each part once it is packed.
     int64_t read(ThreadPool& pool, int file, int64_t offset, bool keep_cached);
 
-    // Brings a mapped matrix into memory, on all threads.
-    void populate(ThreadPool& pool) const;
+    // Brings a mapped matrix into memory, on all threads. Gives 0, or the errno of what could not be read.
+    int populate(ThreadPool& pool) const;
 
-    // Packs rows `first` .. `first + n` of matrix `index`, which lie in memory as in a file. first is a multiple of tile_rows.
+    // Packs rows `first` .. `first + n` of matrix `index`, which lie in memory as in a file. first is a multiple of
+    // tile_rows.
     void pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows);
 
     void row(int64_t index, int64_t row, float* out) const;

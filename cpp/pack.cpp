@@ -22,7 +22,6 @@ constexpr Format formats[] = {
     {Type::q6_k, "Q6_K", 256, 210, 8 * (512 + 256), sizeof(ScalesQ6K), true},
 };
 
-constexpr int group_bytes = tile_rows * 4;       // 4 columns
 constexpr int nibble_bytes = 4 * group_bytes;    // 32 columns of nibbles
 constexpr int fifth_bytes = 8 * group_bytes / 8; // 32 columns of fifth bits
 constexpr int pair_bytes = 2 * group_bytes;      // 32 columns of bit pairs

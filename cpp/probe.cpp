@@ -64,7 +64,7 @@ double integer_peak(const Kernels& kernels, int n_threads) {
     std::atomic<int64_t> done{0};
     return best_rate(300, [&] {
         done = 0;
-        pool.run(64 * n_threads, [&](int64_t, int) { done += kernels.spin(rounds); });
+        pool.run(64 * n_threads, [&](int64_t, int) { done += kernels.peak_dots(rounds); });
         return static_cast<double>(done);
     });
 }

@@ -122,6 +122,9 @@ def engine(isa: str, threads: int) -> Engine: ...
 def is_native(type: int) -> bool:
     """Whether a type (GGML's number) has a packed layout."""
 
+def packed_bytes(type: int, count: int, rows: int, columns: int) -> int:
+    """What such a weight takes."""
+
 def weight(type: int, count: int, rows: int, columns: int) -> Weight: ...
 def kv_pool(n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> KVPool: ...
 def read(engine: Engine, weight: Weight, file: int, offset: int, keep_cached: bool) -> int:
@@ -135,7 +138,7 @@ def read_through(engine: Engine, weight: Weight) -> int:
     """Reads a weight and does nothing else: no product with it is faster. Gives the sum of its 64-bit words."""
 
 def populate(engine: Engine, weight: Weight) -> None:
-    """Bring a mapped weight into memory, on all threads."""
+    """Bring a mapped weight into memory, on all threads. OSError: it cannot be read."""
 
 def read_bandwidth(n_bytes: int, threads: int) -> float:
     """Bytes per second that ``threads`` threads read from ``n_bytes`` of memory; takes about a third of a second."""

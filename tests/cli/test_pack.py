@@ -1,6 +1,8 @@
 """`stride pack`: the copy is written, found and used; the demo model needs none."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -30,3 +32,15 @@ def test_the_demo_model_is_not_packed(stride):
     result = stride("pack")
     assert result.returncode == 1
     assert "name another with -m" in result.stderr
+
+
+def test_without_the_extension_there_is_nothing_to_pack_for(tmp_path):
+    model = tmp_path / "demo.gguf"
+    shutil.copyfile(demo.path(), model)
+    without = "import sys; sys.modules['stride._cpu'] = None; from stride.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", without, "pack", "-m", model], capture_output=True, text=True, check=False
+    )
+    assert result.returncode != 0
+    assert "the C++ extension is not installed here" in result.stderr
+    assert not list(tmp_path.glob("*packed*"))

@@ -157,6 +157,40 @@ def test_experts_are_bit_equal(kind: QuantType, isa: str, make_tensor: Any, rng:
     assert_bit_equal(isa, prepare, floats(rng, 70, 256))
 
 
+@pytest.mark.parametrize("kind", [QuantType.IQ4_XS, QuantType.F16], ids=lambda kind: kind.name)
+def test_matrices_of_many_items_are_bit_equal(
+    kind: QuantType, isa: str, make_tensor: Any, rng: np.random.Generator
+) -> None:
+    """Threads share out the tiles of one matrix, and of two in one call."""
+    tensors = [make_tensor(kind, rows, 4096) for rows in (330, 40)]
+
+    def prepare(backend: Any) -> Run:
+        weights = [backend.weight(tensor) for tensor in tensors]
+        return lambda b, x: np.concatenate(b.linear(x, weights), axis=1)
+
+    assert_bit_equal(isa, prepare, floats(rng, 5, 4096))
+
+
+def test_experts_of_many_items_and_slices_are_bit_equal(isa: str, make_tensor: Any, rng: np.random.Generator) -> None:
+    """A hidden width of several items; products that are computed and added up in two slices of rows."""
+    n, top_k, dim, hidden = 300, 3, 6144, 192
+    assert n * top_k * dim * 4 > 16 << 20
+    shapes = ((hidden, dim), (hidden, dim), (dim, hidden))
+    tensors = [make_tensor(QuantType.Q4_0, 4, *shape) for shape in shapes]
+    ids = np.argsort(rng.random((n, 4)), axis=1)[:, :top_k].astype(np.int32)
+    x, scales = floats(rng, n, dim), floats(rng, n, top_k)
+
+    def run(threads: int, part: slice) -> np.ndarray:
+        backend = CpuBackend(threads, isa)
+        routed = GatedFFN(*(backend.weight(tensor) for tensor in tensors), 0.0)
+        return np.asarray(backend.experts(x[part], ids[part], scales[part], routed, None))
+
+    together = run(2, slice(n))
+    np.testing.assert_array_equal(run(3, slice(n)), together)
+    for i in (0, 1, n - 1):
+        np.testing.assert_array_equal(run(2, slice(i, i + 1)), together[i : i + 1])
+
+
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
 def test_attention_is_bit_equal(

@@ -29,7 +29,9 @@ KINDS = [
 def write(*tensors: Any) -> Path:
     """A packed copy beside the first tensor's file."""
     backend = CpuBackend(1)
-    return packed.write([tensors[0].path], tensors, backend.weight, backend.held_bytes(*tensors), lambda _: None)
+    return packed.write(
+        [tensors[0].path], tensors, backend.weight, sum(map(backend.packed_bytes, tensors)), lambda _: None
+    )
 
 
 def mapping_backend(tensor: Any) -> CpuBackend:
@@ -91,6 +93,32 @@ def test_a_copy_of_another_model_is_not_used(make_tensor: Any) -> None:
     np.testing.assert_array_equal(backend.weight(tensor).data, CpuBackend(1).weight(tensor).data)
 
 
+def test_a_copy_that_may_not_be_read_is_left(make_tensor: Any) -> None:
+    tensor = make_tensor(QuantType.Q8_0, 32, 64)
+    path = write(tensor)
+    path.unlink()
+    path.mkdir()  # no file that can be read, whoever asks
+    (note,) = mapping_backend(tensor).notes
+    assert note == f"{path} cannot be read and is not used: Is a directory"
+
+
+def test_a_backend_maps_the_file_it_found(make_tensor: Any) -> None:
+    """Also where another is put in its place meanwhile."""
+    tensor = make_tensor(QuantType.Q8_0, 32, 64)
+    path = write(tensor)
+    backend = mapping_backend(tensor)
+    path.rename(path.with_suffix(".old"))
+    path.write_bytes(b"")
+    np.testing.assert_array_equal(backend.weight(tensor).data, CpuBackend(1).weight(tensor).data)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_size_is_told_to_the_byte(kind: QuantType, make_tensor: Any) -> None:
+    backend = CpuBackend(1)
+    for tensor in (make_tensor(kind, 70, 512), make_tensor(kind, 3, 40, 256)):
+        assert backend.packed_bytes(tensor) == backend.weight(tensor).n_bytes
+
+
 def test_a_copy_of_another_version_is_not_used(make_tensor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = make_tensor(QuantType.Q8_0, 32, 64)
     write(tensor)
@@ -117,6 +145,9 @@ def test_a_copy_cut_at_any_byte_is_not_used(make_tensor: Any) -> None:
         {"weights": []},
         {"weights": {"w": {"type": 8, "shape": [1, 32], "offset": 0}}},
         {"weights": {"w": {"shape": [1, 32, 64], "offset": 0}}},
+        {"weights": {"w": {"type": "8", "shape": [1, 32, 64], "offset": 0}}},
+        {"weights": {"w": {"type": 8, "shape": [True, 32, 64], "offset": 0}}},
+        {"weights": {"w": {"type": 8, "shape": [1, 32, 64], "offset": 1e999}}},
         {"layout": None},
         {"model": 7},
     ],

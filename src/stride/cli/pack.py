@@ -26,11 +26,14 @@ def command(model: options.Model = None) -> None:
         raise RequestError("the demo model starts at once as it is: name another with -m", field="model")
     with open_gguf(model_path(model)) as file:
         check_model(file)
-        backend = ops.load("cpu")  # or says that there is none
+        ops.load("cpu")  # or says that there is none
         from stride.ops import packed
+        from stride.ops.cpu import CpuBackend
+
+        backend = CpuBackend()
 
         tensors = [tensor for tensor in file.tensors.values() if len(tensor.shape) > 1]
-        n_bytes = backend.held_bytes(*tensors)
+        n_bytes = sum(map(backend.packed_bytes, tensors))
         console = Console(stderr=True)
         columns = (TextColumn("packing"), BarColumn(), DownloadColumn(binary_units=True))
         bar = Progress(

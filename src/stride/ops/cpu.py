@@ -83,6 +83,10 @@ class CpuBackend:
     def held_bytes(self, *tensors: Tensor) -> int:
         return sum(map(_held_bytes, tensors))
 
+    def packed_bytes(self, tensor: Tensor) -> int:
+        """What `weight` of a matrix or a stack takes, to the byte."""
+        return _cpu.packed_bytes(_held_type(tensor), *_stack_shape(tensor))
+
     def weight(self, tensor: Tensor) -> _cpu.Weight:
         """Pack a tensor while reading it, or map its packed copy. Types without a layout become Q8_0, or F16 where rows
         are no whole blocks.
@@ -91,10 +95,7 @@ class CpuBackend:
             ModelFileError: the file ends before the tensor does.
             UnsupportedError: not a matrix or a stack of matrices.
         """
-        if len(tensor.shape) not in (2, 3):
-            raise UnsupportedError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, a weight has 2 or 3")
-        *stack, rows, columns = tensor.shape
-        count = stack[0] if stack else 1
+        count, rows, columns = _stack_shape(tensor)
         if _held_type(tensor) is not tensor.type and tensor.type not in self._converted:
             self._converted.add(tensor.type)
             self.notes.append(f"{tensor.type.name} has no kernels: such tensors are held as {_held_type(tensor).name}")
@@ -118,10 +119,10 @@ class CpuBackend:
             return None
         try:
             weight = self._packed.map(tensor.name, _held_type(tensor), (count, rows, columns))
+            if weight is not None:
+                _cpu.populate(self._engine, weight)
         except (OSError, ValueError, TypeError) as error:
             raise ModelFileError(str(error), path=self._packed.path, tensor=tensor.name) from error
-        if weight is not None:
-            _cpu.populate(self._engine, weight)
         return weight
 
     def _converted_weight(self, tensor: Tensor, count: int, rows: int, columns: int) -> _cpu.Weight:
@@ -133,6 +134,10 @@ class CpuBackend:
                 data = tensor.read(start, min(start + CONVERTED_ROWS, (index + 1) * rows))
                 weight.pack(index, first, quantize(dequantize(data, tensor.type), native))
         return weight
+
+    def read_through(self, weight: _cpu.Weight) -> None:
+        """Read a weight and do nothing else: no product with it is faster. For benchmarks."""
+        _cpu.read_through(self._engine, weight)
 
     def vector(self, tensor: Tensor) -> FloatArray:
         return np.ascontiguousarray(tensor.dequantize())
@@ -247,6 +252,14 @@ def _held_bytes(tensor: Tensor) -> int:
         return 4 * tensor.n_values
     kind = _held_type(tensor)
     return tensor.n_values // kind.block_size * kind.block_bytes
+
+
+def _stack_shape(tensor: Tensor) -> tuple[int, int, int]:
+    """(matrices, rows, columns)."""
+    if len(tensor.shape) not in (2, 3):
+        raise UnsupportedError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, a weight has 2 or 3")
+    *stack, rows, columns = tensor.shape
+    return (stack[0] if stack else 1), rows, columns
 
 
 def _held_type(tensor: Tensor) -> QuantType:

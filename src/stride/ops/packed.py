@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,11 +37,13 @@ class Entry:
 
 
 class PackedFile:
-    """The weights in a packed file, by the names of their tensors."""
+    """The weights in a packed file, by the names of their tensors; the file stays open as long as this lives."""
 
-    def __init__(self, path: Path, entries: dict[str, Entry]) -> None:
+    def __init__(self, path: Path, file: int, entries: dict[str, Entry]) -> None:
         self.path = path
+        self._file = file
         self._entries = entries
+        weakref.finalize(self, os.close, file)
 
     def map(self, name: str, type: int, shape: tuple[int, int, int]) -> _cpu.Weight | None:
         """The weight, or None where the file has none of that name, type and shape.
@@ -52,8 +55,7 @@ class PackedFile:
         entry = self._entries.get(name)
         if entry is None or (entry.type, entry.shape) != (type, shape):
             return None
-        with open(self.path, "rb", buffering=0) as file:
-            return _cpu.map_weight(type, *shape, file.fileno(), entry.offset)
+        return _cpu.map_weight(type, *shape, self._file, entry.offset)
 
 
 def path_of(model: Sequence[Path]) -> Path:
@@ -67,24 +69,26 @@ def find(model: Sequence[Path]) -> tuple[PackedFile | None, str | None]:
     try:
         with open(path, "rb") as file:
             index = _read_index(file)
-        if index["layout"] != _cpu.layout_version:
-            return None, f"{path} is of another version of Stride and not used: `stride pack` writes it anew"
-        if index["model"] != _fingerprint(model):
-            return None, f"{path} is of another file than {model[0].name} and not used: `stride pack` writes it anew"
-        entries = {
-            name: Entry(int(one["type"]), _shape(one["shape"]), int(one["offset"]))
-            for name, one in index["weights"].items()
-        }
+            if index["layout"] != _cpu.layout_version:
+                return None, f"{path} is of another version of Stride and not used: `stride pack` writes it anew"
+            if index["model"] != _fingerprint(model):
+                return (
+                    None,
+                    f"{path} is of another file than {model[0].name} and not used: `stride pack` writes it anew",
+                )
+            entries = {name: _entry(one) for name, one in index["weights"].items()}
+            return PackedFile(path, os.dup(file.fileno()), entries), None
     except FileNotFoundError:
         return None, None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        return None, f"{path} cannot be read and is not used: {error.strerror or error}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return None, f"{path} is damaged and not used ({error}): `stride pack` writes it anew"
-    return PackedFile(path, entries), None
 
 
 def write(
     model: Sequence[Path],
-    tensors: Iterable[Tensor],
+    tensors: Sequence[Tensor],
     pack: Callable[[Tensor], _cpu.Weight],
     n_bytes: int,
     progress: Callable[[int], None],
@@ -95,7 +99,7 @@ def write(
         model: the model's parts.
         tensors: those to pack.
         pack: reads a tensor into the backend's layout.
-        n_bytes: what the packed weights come to, about, for the check of the free space.
+        n_bytes: what the packed weights come to, for the check of the free space.
         progress: called with the bytes written so far.
 
     Raises:
@@ -105,9 +109,10 @@ def write(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         free = shutil.disk_usage(path.parent).free
-        if n_bytes + ALIGNMENT > free:
+        needed = n_bytes + (len(tensors) + 1) * ALIGNMENT  # with what lies between the weights, and the index
+        if needed > free:
             raise StrideError(
-                f"{path} needs {n_bytes / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free in {path.parent}"
+                f"{path} needs {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free in {path.parent}"
             )
         try:
             with open(partial, "wb") as file:
@@ -123,7 +128,7 @@ def write(
 def _write(
     file: BinaryIO,
     model: Sequence[Path],
-    tensors: Iterable[Tensor],
+    tensors: Sequence[Tensor],
     pack: Callable[[Tensor], _cpu.Weight],
     progress: Callable[[int], None],
 ) -> None:
@@ -171,9 +176,13 @@ def _read_index(file: BinaryIO) -> dict[str, Any]:
     return index
 
 
-def _shape(value: Any) -> tuple[int, int, int]:
-    count, rows, columns = (int(size) for size in value)
-    return count, rows, columns
+def _entry(value: Any) -> Entry:
+    """Raises ValueError, KeyError or TypeError for anything but an entry of the index."""
+    kind, offset, (count, rows, columns) = value["type"], value["offset"], value["shape"]
+    for number in (kind, offset, count, rows, columns):
+        if type(number) is not int:  # neither a bool nor a float
+            raise ValueError(f"{number!r} is no integer")
+    return Entry(kind, (count, rows, columns), offset)
 
 
 def _fingerprint(model: Sequence[Path]) -> list[list[str | int]]:
