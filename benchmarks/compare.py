@@ -173,7 +173,8 @@ def batched_rates(output: str) -> Rates:
 
 def bench_commands(argv: list[str], plan: Plan) -> list[Command]:
     """llama-bench's lists, Stride's too, in two processes: with -d, prompts would be measured at every depth."""
-    commands = [single_depth(argv, plan)]
+    shallow = single_depth(argv, plan)
+    commands = [shallow] if shallow.labels else []
     if deep := [depth for depth in plan.depths if depth]:
         options = ["-p", "0", "-n", str(plan.n_gen), "-d", ",".join(map(str, deep))]
         labels = [generation_label(plan.n_gen, depth) for depth in deep]
