@@ -14,7 +14,6 @@ from stride.engine.kv import PagedCache
 from stride.engine.request import Failed, Finished, Request, Token
 from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
-from stride.engine.sampler_logprobs import logprobs_of
 from stride.engine.scheduler import Row, Scheduler
 from stride.errors import GenerationError, OverloadedError, RequestError, StrideError
 from stride.ops.api import FloatArray, KVType
@@ -93,8 +92,7 @@ class Engine:
         """
         request.prepare(self.config.n_ctx, self._n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
-        prompt_ids = request.token_ids[: request.n_prompt]
-        request.sampler = Sampler(request.params, prompt_ids, self._n_vocab, banned, request.dry_breakers)
+        request.sampler = Sampler(request.params, request.token_ids[: request.n_prompt], self._n_vocab, banned)
         with self._changed:
             if self._closing:
                 raise GenerationError("the engine is closed")
@@ -236,10 +234,8 @@ class Engine:
             return "stop"
         if request.mask is not None:
             request.mask.accept(token_id)
-        n_top = request.params.logprobs
-        token = Token(token_id, None if n_top is None else logprobs_of(logits, token_id, n_top))
-        stops = request.stop is not None and request.stop(token)
-        request.deliver(token)
+        stops = request.stop is not None and request.stop(token_id)
+        request.deliver(Token(token_id))
         if stops:
             return "stop"
         return "length" if request.is_full else None
