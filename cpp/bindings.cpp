@@ -311,6 +311,7 @@ NB_MODULE(_cpu, m) {
         "read_bandwidth",
         [](int64_t n_bytes, int threads) {
             check_threads(threads);
+            if (n_bytes < 64) throw nb::value_error("n_bytes must be at least a line of 64 bytes");
             const nb::gil_scoped_release release;
             return read_bandwidth(n_bytes, threads);
         },

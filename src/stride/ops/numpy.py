@@ -70,6 +70,12 @@ def _softmax(x: FloatArray) -> FloatArray:
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
+def routing_scores(x: FloatArray, router: NumpyWeight, routing: Routing) -> FloatArray:
+    """[n, experts]: how well each expert suits each token, before any bias."""
+    logits = x @ router.matrix().T
+    return _sigmoid(logits) if routing.gating == "sigmoid" else _softmax(logits)
+
+
 def _rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:
     mean_square = np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True)
     return np.asarray(x / np.sqrt(mean_square + epsilon) * weight, np.float32)
@@ -219,8 +225,7 @@ class NumpyBackend:
     def route(
         self, x: FloatArray, router: NumpyWeight, bias: FloatArray | None, routing: Routing
     ) -> tuple[IntArray, FloatArray]:
-        logits = x @ router.matrix().T
-        scores = _sigmoid(logits) if routing.gating == "sigmoid" else _softmax(logits)
+        scores = routing_scores(x, router, routing)
         choice = scores if bias is None else scores + bias
         ids = np.argsort(-choice, axis=-1, kind="stable")[:, : routing.top_k]
         weights = np.take_along_axis(scores, ids, axis=-1)
