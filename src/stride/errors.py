@@ -76,5 +76,17 @@ class OverloadedError(StrideError):
     """The queue is full (HTTP 429)."""
 
 
+class InsufficientMemoryError(StrideError):
+    """There is too little memory for what was asked (HTTP 503).
+
+    Attributes:
+        could_ever_fit: this machine has the memory; something else holds it now.
+    """
+
+    def __init__(self, message: str, *, could_ever_fit: bool) -> None:
+        super().__init__(message)
+        self.could_ever_fit = could_ever_fit
+
+
 class GenerationError(StrideError):
     """Generation failed on the engine's side (HTTP 500): NaN logits, a lost file, no memory."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from stride.errors import ContextOverflowError, OverloadedError, RequestError, StrideError, UnsupportedError
+from stride.errors import (
+    ContextOverflowError,
+    InsufficientMemoryError,
+    OverloadedError,
+    RequestError,
+    StrideError,
+    UnsupportedError,
+)
 
 TYPES = {
     400: "invalid_request_error",
@@ -27,6 +34,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RequestError, 400),
     (UnsupportedError, 501),
     (OverloadedError, 429),
+    (InsufficientMemoryError, 503),
     (StrideError, 500),
 )
 """The first that fits."""
@@ -38,6 +46,13 @@ class LoadingError(HTTPException):
 
     def __init__(self) -> None:
         super().__init__(503, "Loading model")
+
+
+class NoModelError(HTTPException):
+    """No model is served under that name (HTTP 404)."""
+
+    def __init__(self, name: str, names: Sequence[str]) -> None:
+        super().__init__(404, f"there is no model {name!r}, only {', '.join(map(repr, names))}")
 
 
 def body(error: Exception) -> dict[str, Any]:
