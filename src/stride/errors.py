@@ -73,7 +73,15 @@ class ContextOverflowError(RequestError):
 
 
 class OverloadedError(StrideError):
-    """The queue is full (HTTP 429)."""
+    """Too much is asked at a time (HTTP 429). ``retry_seconds``: when it is worth trying again."""
+
+    def __init__(self, message: str, retry_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class DeadlineError(StrideError):
+    """A request took longer than it may (HTTP 504)."""
 
 
 class InsufficientMemoryError(StrideError):

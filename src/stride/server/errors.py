@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from stride.errors import (
     ContextOverflowError,
+    DeadlineError,
     InsufficientMemoryError,
     OverloadedError,
     RequestError,
@@ -24,17 +26,20 @@ TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "timeout_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
     500: "server_error",
     501: "not_supported_error",
     503: "unavailable_error",
+    504: "timeout_error",
 }
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RequestError, 400),
     (UnsupportedError, 501),
     (OverloadedError, 429),
     (InsufficientMemoryError, 503),
+    (DeadlineError, 504),
     (StrideError, 500),
 )
 """The first that fits."""
@@ -76,7 +81,10 @@ def response(error: Exception, headers: Mapping[str, str] | None = None) -> JSON
     """An error as a response, with Retry-After where trying again makes sense."""
     content = body(error)
     status = content["error"]["code"]
-    retry = {"Retry-After": str(RETRY_SECONDS[status])} if status in RETRY_SECONDS else {}
+    retry = {}
+    if status in RETRY_SECONDS:
+        seconds = error.retry_seconds if isinstance(error, OverloadedError) else RETRY_SECONDS[status]
+        retry = {"Retry-After": str(max(1, math.ceil(seconds)))}
     return JSONResponse(content, status, {**retry, **(headers or {})})
 
 
