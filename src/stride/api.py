@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, get_args, overload
 import psutil
 
 from stride import ops
+from stride.chat.constraints import FIELDS, NO_CONSTRAINTS, Constraints, TextFormat, read_constraints
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
@@ -99,19 +100,23 @@ class LLM:
 
     @overload
     def generate(
-        self, prompt: str | Sequence[int], *, stream: Literal[False] = False, **sampling: Any
+        self, prompt: str | Sequence[int], *, stream: Literal[False] = False, **options: Any
     ) -> Completion: ...
 
     @overload
-    def generate(self, prompt: str | Sequence[int], *, stream: Literal[True], **sampling: Any) -> Stream: ...
+    def generate(self, prompt: str | Sequence[int], *, stream: Literal[True], **options: Any) -> Stream: ...
 
-    def generate(self, prompt: str | Sequence[int], *, stream: bool = False, **sampling: Any) -> Completion | Stream:
-        """Continue a text or token ids as they stand; ``sampling`` are the fields of `SamplingParams`.
+    def generate(self, prompt: str | Sequence[int], *, stream: bool = False, **options: Any) -> Completion | Stream:
+        """Continue a text or token ids as they stand.
+
+        ``options`` are the fields of `SamplingParams`, and one of json_schema, regex and grammar, which the text must
+        match.
 
         Raises:
             RequestError: a bad parameter, an empty prompt, or one that does not fit the context.
         """
-        events = self.stream(prompt, sampling_params(sampling))
+        constraints, sampling = _split_options(options)
+        events = self.stream(prompt, sampling_params(sampling), constraints.text)
         return events if stream else events.result()
 
     @overload
@@ -121,7 +126,7 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         *,
         stream: Literal[False] = False,
-        **sampling: Any,
+        **options: Any,
     ) -> Completion: ...
 
     @overload
@@ -131,7 +136,7 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         *,
         stream: Literal[True],
-        **sampling: Any,
+        **options: Any,
     ) -> Stream: ...
 
     def chat(
@@ -140,18 +145,30 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         *,
         stream: bool = False,
-        **sampling: Any,
+        **options: Any,
     ) -> Completion | Stream:
         """The next turn of a conversation; messages and tools as OpenAI's dictionaries or Stride's own types.
+
+        ``options`` are the fields of `SamplingParams` and of OpenAI's chat requests that say what the answer must be:
+        tool_choice, parallel_tool_calls, response_format, json_schema, regex, grammar, reasoning_effort and
+        reasoning_budget.
 
         Raises:
             RequestError: a bad message, tool or parameter, or a conversation that does not fit the context.
         """
-        events = self.chat_stream(messages, tools or (), sampling_params(sampling))
+        constraints, sampling = _split_options(options)
+        events = self.chat_stream(messages, tools or (), sampling_params(sampling), constraints=constraints)
         return events if stream else events.result()
 
-    def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Stream:
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        text_format: TextFormat | None = None,
+    ) -> Stream:
         """`generate` as a stream of events, all of them content."""
+        if text_format is not None:
+            raise UnsupportedError(f"{text_format.field} is not supported yet", field=text_format.field)
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
         return Stream(self.engine, self.tokenizer, ids, params or SamplingParams())
 
@@ -161,11 +178,20 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]] = (),
         params: SamplingParams | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        constraints: Constraints = NO_CONSTRAINTS,
     ) -> Stream:
         """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
         if not messages:
             raise RequestError("there are no messages", field="messages")
-        rendered, offered = self._render(messages, tools, template_kwargs or {})
+        if constraints.text is not None:
+            raise UnsupportedError(f"{constraints.text.field} is not supported yet", field=constraints.text.field)
+        if constraints.tool_choice not in ("auto", "none"):
+            raise UnsupportedError("tool_choice is not supported yet", field="tool_choice")
+        if constraints.tool_choice == "none":
+            tools = ()
+        effort = constraints.reasoning_effort
+        variables = {} if effort is None else {"reasoning_effort": effort}
+        rendered, offered = self._render(messages, tools, {**variables, **(template_kwargs or {})})
         parser = StreamParser(self.tool_format, offered, self.tool_format.starts_in_reasoning(rendered.text))
         ids = self.tokenizer.encode_prompt(rendered.pieces)
         return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser)
@@ -275,6 +301,12 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _split_options(options: Mapping[str, Any]) -> tuple[Constraints, dict[str, Any]]:
+    """What the answer must be, and the sampling parameters."""
+    sampling = {name: value for name, value in options.items() if name not in FIELDS}
+    return read_constraints(options), sampling
 
 
 def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:

@@ -40,9 +40,10 @@ def router(service: Service) -> APIRouter:
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
         params = asked.sampling(settings.sampling)
         variables = {**settings.template_kwargs, **asked.template_variables}
-        stream = await asyncio.to_thread(llm.chat_stream, asked.messages, asked.offered_tools, params, variables)
-        answer = ChatAnswer(service.name(llm), one_call=asked.parallel_tool_calls is False)
-        return await respond(http, stream, answer, asked, settings.ping_seconds)
+        stream = await asyncio.to_thread(
+            llm.chat_stream, asked.messages, asked.tools or (), params, variables, asked.constraints
+        )
+        return await respond(http, stream, ChatAnswer(service.name(llm)), asked, settings.ping_seconds)
 
     @routes.post("/completions", response_model=None, openapi_extra=openapi_body(CompletionRequest))
     async def complete(http: Request) -> Response:
@@ -50,7 +51,7 @@ def router(service: Service) -> APIRouter:
         llm = service.llm()
         asked = read(CompletionRequest, await read_json(http, settings.max_body_bytes))
         params = asked.sampling(settings.sampling)
-        stream = await asyncio.to_thread(llm.stream, asked.prompt, params)
+        stream = await asyncio.to_thread(llm.stream, asked.prompt, params, asked.constraints.text)
         return await respond(http, stream, TextAnswer(service.name(llm)), asked, settings.ping_seconds)
 
     return routes
