@@ -14,10 +14,13 @@ from typing import Any, Literal, Self, get_args, overload
 import psutil
 
 from stride import ops
+from stride.chat.answer_grammar import answer_grammar, text_grammar
 from stride.chat.constraints import FIELDS, NO_CONSTRAINTS, Constraints, TextFormat, read_constraints
+from stride.chat.grammar import GrammarCompiler
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
+from stride.chat.reasoning import EFFORT_BUDGETS, ThoughtBudget
 from stride.chat.stream import StreamParser
 from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
 from stride.chat.tokenizer import Tokenizer
@@ -28,7 +31,7 @@ from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, KVType
 from stride.stream import Stream
-from stride.types import Completion, Message, SamplingParams, Tool
+from stride.types import Completion, LogitsMask, Message, SamplingParams, Tool
 
 WEIGHT_OVERHEAD = 1.03
 """Memory of packed weights over their size in the file, at most."""
@@ -90,6 +93,8 @@ class LLM:
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
             opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
+            self._chat_grammars = GrammarCompiler(self.tokenizer, self.tool_format.shown_tokens)
+            self._text_grammars = GrammarCompiler(self.tokenizer, ())
             self.backend = ops.load(backend, threads, self._file.paths)
             _check_memory(self.path, self.backend.held_bytes(*self._file.tensors.values()), self.kv_bytes)
             self._loaded: Decoder | None = load_model(self._file, self.backend, progress)
@@ -166,11 +171,12 @@ class LLM:
         params: SamplingParams | None = None,
         text_format: TextFormat | None = None,
     ) -> Stream:
-        """`generate` as a stream of events, all of them content."""
-        if text_format is not None:
-            raise UnsupportedError(f"{text_format.field} is not supported yet", field=text_format.field)
+        """`generate` as a stream of events, all of them content, which as a whole matches ``text_format``."""
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams())
+        mask = None
+        if text_format is not None:
+            mask = self._text_grammars.mask(text_grammar(text_format), text_format.field)
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), mask=mask)
 
     def chat_stream(
         self,
@@ -183,18 +189,36 @@ class LLM:
         """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
         if not messages:
             raise RequestError("there are no messages", field="messages")
-        if constraints.text is not None:
-            raise UnsupportedError(f"{constraints.text.field} is not supported yet", field=constraints.text.field)
-        if constraints.tool_choice not in ("auto", "none"):
-            raise UnsupportedError("tool_choice is not supported yet", field="tool_choice")
         if constraints.tool_choice == "none":
             tools = ()
-        effort = constraints.reasoning_effort
-        variables = {} if effort is None else {"reasoning_effort": effort}
-        rendered, offered = self._render(messages, tools, {**variables, **(template_kwargs or {})})
-        parser = StreamParser(self.tool_format, offered, self.tool_format.starts_in_reasoning(rendered.text))
+        variables = {**_effort_variables(constraints), **(template_kwargs or {})}
+        rendered, offered = self._render(messages, tools, variables)
+        in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
+        mask = self._mask(offered, constraints, in_reasoning)
+        constrained = bool(offered) and bool(self.tool_format.shapes)
+        parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained)
         ids = self.tokenizer.encode_prompt(rendered.pieces)
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser)
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser, mask)
+
+    def _mask(self, tools: Sequence[Tool], constraints: Constraints, in_reasoning: bool) -> LogitsMask | None:
+        """What keeps an answer to what is asked of it, if anything is.
+
+        Raises:
+            RequestError: it cannot be enforced; names the field.
+        """
+        mask: LogitsMask | None = None
+        grammar = answer_grammar(self.tool_format, tools, constraints, in_reasoning)
+        if grammar is not None:
+            if constraints.text is not None and tools:  # an error of the format alone is not the tools'
+                self._text_grammars.mask(text_grammar(constraints.text), constraints.text.field)
+            field = constraints.text.field if constraints.text is not None and not tools else "tools"
+            mask = self._chat_grammars.mask(grammar, field)
+        budget = constraints.reasoning_budget
+        if budget is None and constraints.reasoning_effort and "reasoning_effort" not in self.template.source:
+            budget = EFFORT_BUDGETS[constraints.reasoning_effort]
+        if budget is None or self.tool_format.reasoning is None:
+            return mask
+        return ThoughtBudget(mask, budget, self.tokenizer, self.tool_format, tools, in_reasoning)
 
     # --- text and numbers ---
 
@@ -307,6 +331,14 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Constraints, dict[str, A
     """What the answer must be, and the sampling parameters."""
     sampling = {name: value for name, value in options.items() if name not in FIELDS}
     return read_constraints(options), sampling
+
+
+def _effort_variables(constraints: Constraints) -> dict[str, Any]:
+    """What the chat template hears of the effort: its name, and the switch that many templates have."""
+    effort = constraints.reasoning_effort
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, **({"enable_thinking": False} if effort == "none" else {})}
 
 
 def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:

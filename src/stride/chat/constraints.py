@@ -66,9 +66,9 @@ class Constraints:
 
     Attributes:
         tool_choice: auto lets the model call the offered tools, none offers them not, required makes it call at least
-            one, a `NamedTool` that one.
+            one, a `NamedTool` that one, once.
         parallel_tool_calls: whether one answer may make several calls.
-        text: what the answer's text must match, after any reasoning; not together with tools that may be called.
+        text: what the answer's text must match, after any reasoning; with tools, the answer is that or calls.
         reasoning_effort: one of `EFFORTS`, or None for the model's own. The chat template hears of it; of a template
             that does not know it, a budget is made. "none" leaves reasoning out.
         reasoning_budget: tokens of reasoning after which it is closed and the answer begins; None is no limit.
