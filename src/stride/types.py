@@ -135,7 +135,7 @@ class TokenSet:
     @classmethod
     def of(cls, members: npt.NDArray[np.bool_]) -> TokenSet:
         """From bool [n_vocab], in the shorter of the two forms."""
-        excluded = 2 * np.count_nonzero(members) > len(members)
+        excluded = 2 * int(np.count_nonzero(members)) > len(members)
         return cls(np.flatnonzero(~members if excluded else members), excluded)
 
     def __contains__(self, token_id: int) -> bool:

@@ -60,7 +60,11 @@ def answer_grammar(
     callable_tools = _callable(tools, constraints) if tool_format.shapes else []
     if not callable_tools and constraints.text is None:
         return None
-    return _Answer(tool_format, callable_tools, constraints).grammar(in_reasoning)
+    try:
+        return _Answer(tool_format, callable_tools, constraints).grammar(in_reasoning)
+    except RecursionError:
+        field = "tools" if callable_tools else "response_format"
+        raise RequestError(f"{field} holds a schema that is nested too deeply", field=field) from None
 
 
 def _callable(tools: Sequence[Tool], constraints: Constraints) -> list[Tool]:

@@ -22,6 +22,8 @@ _ANNOTATIONS = frozenset(
 )
 _XML_KEYWORDS = _ANNOTATIONS | {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 _STRING_KEYWORDS = _ANNOTATIONS | {"type", "enum", "const", "pattern", "minLength", "maxLength", "format"}
+_SCALARS = frozenset({"integer", "number", "boolean", "null"})
+_WORDS = {"boolean": ("true", "false"), "null": ("null",)}
 _OTHER_VALUES = r"\s*([\[{\x220-9+\-](?s:.*)|(?i:true|false|null|none)\s*)"  # what would not be read as a string
 
 
@@ -59,7 +61,9 @@ def _object_schema(tool: Tool) -> dict[str, Any]:
     schema = dict(tool.parameters)
     if schema.setdefault("type", "object") != "object":
         raise _unfit(tool, f"its parameters are of type {schema['type']!r} instead of object")
-    if isinstance(schema.get("properties"), Mapping) and schema["properties"]:
+    if not isinstance(schema.setdefault("properties", {}), Mapping):
+        raise _unfit(tool, "properties must be an object")
+    if schema["properties"]:
         schema.setdefault("additionalProperties", False)
     return schema
 
@@ -69,9 +73,9 @@ def _parameters(lark: Lark, tool: Tool, schema: Mapping[str, Any]) -> str:
     unknown = sorted(schema.keys() - _XML_KEYWORDS)
     if unknown:
         raise _unfit(tool, f"{unknown[0]} on its parameters as a whole")
-    properties, required = schema.get("properties") or {}, schema.get("required") or ()
-    if not isinstance(properties, Mapping) or not isinstance(required, list | tuple):
-        raise _unfit(tool, "properties must be an object and required a list")
+    properties, required = schema["properties"], schema.get("required") or ()
+    if not isinstance(required, list | tuple):
+        raise _unfit(tool, "required must be a list")
     extra = schema.get("additionalProperties", True)
     blocks = []
     for name in dict.fromkeys([*properties, *required]):
@@ -100,28 +104,35 @@ def _value(lark: Lark, tool: Tool, schema: object, root: JsonSchema) -> str:
     resolved = _resolved(schema, root)
     if types == {"string"} and resolved.keys() <= _STRING_KEYWORDS:
         return _string(lark, tool, resolved)
-    if resolved.keys() <= _ANNOTATIONS | {"type"} and not types & {"array", "object"}:
-        return _text(lark)  # whatever it is read as fits
     if resolved.keys() <= _ANNOTATIONS:
         return _text(lark)
     # A string, or something that could be mistaken for one: what is read as something else has to fit as that.
     options = _options(resolved)
     if options is None:
-        raise _unfit(tool, "a parameter that may be a string or something else in other ways than by anyOf")
-    bodies = []
-    for option in options:
-        if "string" not in json_types(option, root):
-            bodies.append(_json(lark, option, root))
-        elif json_types(option, root) == {"string"} and {"enum", "const"} & option.keys():
-            bodies.append(_string(lark, tool, option))
-        elif json_types(option, root) == {"string"} and option.keys() <= _ANNOTATIONS | {"type", "format"}:
-            end = escaped(VALUE_END)
-            bodies.append(
-                lark.terminal(f"{regex(ANY + end)} & ~{regex(_OTHER_VALUES + end)} & ~{regex(ANY + end + '(?s:.+)')}")
-            )
-        else:
-            raise _unfit(tool, "a parameter with anyOf whose strings are constrained")
-    return any_of(*bodies)
+        raise _unfit(tool, "a parameter that may be a string or something else in other ways than by type or anyOf")
+    strings = [option for option in options if json_types(option, root) == {"string"}]
+    others = [option for option in options if "string" not in json_types(option, root)]
+    free = [option for option in strings if option.keys() <= _ANNOTATIONS | {"type", "format"}]
+    if len(strings) + len(others) < len(options) or (free and len(free) < len(strings)):
+        raise _unfit(tool, "a parameter whose strings are constrained by some alternatives only")
+    if free and all(json_types(o, root) <= _SCALARS and o.keys() <= _ANNOTATIONS | {"type"} for o in others):
+        return _text(lark)  # whatever it is read as fits
+    bodies = [_union_member(lark, option, root) for option in others]
+    if free:
+        end = escaped(VALUE_END)
+        not_other = f"~{regex(_OTHER_VALUES + end)} & ~{regex(ANY + end + '(?s:.+)')}"
+        bodies.append(lark.terminal(f"{regex(ANY + end)} & {not_other}"))
+    return any_of(*bodies, *(_string(lark, tool, option) for option in strings if option not in free))
+
+
+def _union_member(lark: Lark, option: Mapping[str, Any], root: JsonSchema) -> str:
+    """JSON beside plain text. A word is one lexeme with its end: alone it would lose against the longer text."""
+    types = json_types(option, root)
+    if "const" in option:
+        return literal(json.dumps(option["const"], ensure_ascii=False) + VALUE_END)
+    if types <= {"null", "boolean"} and option.keys() <= _ANNOTATIONS | {"type"}:
+        return any_of(*(literal(word + VALUE_END) for name in sorted(types) for word in _WORDS[name]))
+    return _json(lark, option, root)
 
 
 def _text(lark: Lark) -> str:

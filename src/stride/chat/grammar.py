@@ -6,6 +6,7 @@ ready when the model's step is. llguidance lets go of Python's lock meanwhile.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
@@ -95,10 +96,10 @@ class GrammarMask:
 
 
 def _allowed(matcher: llguidance.LLMatcher, n_vocab: int) -> TokenSet:
-    """Empty after an error."""
+    """Empty after an error, for which llguidance's own mask would be that of an end that may come."""
+    bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
     if matcher.is_error():
         return TokenSet(np.empty(0, np.intp))
-    bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
     return TokenSet.of(np.unpackbits(bits, count=n_vocab, bitorder="little").view(np.bool_))
 
 
@@ -109,9 +110,11 @@ class _Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, shown: frozenset[str]) -> None:
         self._tokenizer = tokenizer
+        names = sorted(shown & tokenizer.special_tokens.keys(), key=len, reverse=True)
+        self._shown = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
         ids = range(tokenizer.n_vocab)
         self.tokens = [tokenizer.token_bytes(i) for i in ids]
-        self.eos_token_id = min(tokenizer.eos_ids, default=tokenizer.eos_id or 0)
+        self.eos_token_id = min(tokenizer.eos_ids, default=0)
         self.bos_token_id = tokenizer.bos_id
         # llguidance marks special tokens with the byte 0xFF, which no text holds: what begins with it is as special.
         self.special_token_ids = [
@@ -123,7 +126,12 @@ class _Vocabulary:
         ]
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._tokenizer.encode(text if isinstance(text, str) else text.decode(errors="replace"))
+        """The tokens of text that is certain; shown special tokens are meant where they are spelled."""
+        ids: list[int] = []
+        for part in self._shown.split(text if isinstance(text, str) else text.decode()):
+            special = self._tokenizer.special_tokens.get(part) if self._shown.fullmatch(part) else None
+            ids += [special] if special is not None else self._tokenizer.encode(part, continues=True)
+        return ids
 
 
 def _ll_tokenizer(tokenizer: Tokenizer, shown: frozenset[str]) -> llguidance.LLTokenizer:

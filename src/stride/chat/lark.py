@@ -12,6 +12,7 @@ import llguidance
 ANY = "(?s:.*)"
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$/]")
 _CONTROL = re.compile(r"[\0-\x1f]")
+_DATA = frozenset({"const", "enum", "default", "examples"})  # hold values, not schemas
 _KNOWN_FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"}
 )
@@ -80,7 +81,7 @@ def _without_formats(schema: Any) -> Any:
     """The schema without formats that only describe (``int32``): unknown ones mean nothing, says JSON schema."""
     if isinstance(schema, Mapping):
         return {
-            key: _without_formats(value)
+            key: value if key in _DATA else _without_formats(value)
             for key, value in schema.items()
             if not (key == "format" and isinstance(value, str) and value not in _KNOWN_FORMATS)
         }

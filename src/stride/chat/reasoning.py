@@ -47,7 +47,7 @@ class ThoughtBudget:
         self._tokenizer = tokenizer
         self._thinking = in_reasoning
         self._undecided = not in_reasoning  # the model may yet open a thought
-        self._forced = tokenizer.encode(f"\n{self._end}\n", special=True)
+        self._forced = tokenizer.encode(f"\n{self._end}\n", special=True, continues=True)
         self._n_forced = 0
         shapes = [shape for shape in tool_format.shapes if shape.trigger]
         openings = [re.escape(shape.before + tool.name + shape.after) for shape in shapes for tool in tools]
