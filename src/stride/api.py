@@ -212,13 +212,28 @@ class LLM:
             if constraints.text is not None and tools:  # an error of the format alone is not the tools'
                 self._text_grammars.mask(text_grammar(constraints.text), constraints.text.field)
             field = constraints.text.field if constraints.text is not None and not tools else "tools"
-            mask = self._chat_grammars.mask(grammar, field)
+            try:
+                mask = self._chat_grammars.mask(grammar, field)
+            except RequestError:
+                self._blame_tool(tools)
+                raise
         budget = constraints.reasoning_budget
         if budget is None and constraints.reasoning_effort and "reasoning_effort" not in self.template.source:
             budget = EFFORT_BUDGETS[constraints.reasoning_effort]
         if budget is None or self.tool_format.reasoning is None:
             return mask
         return ThoughtBudget(mask, budget, self.tokenizer, self.tool_format, tools, in_reasoning)
+
+    def _blame_tool(self, tools: Sequence[Tool]) -> None:
+        """Find the tool that cannot be enforced.
+
+        Raises:
+            RequestError: names it.
+        """
+        for tool in tools:
+            grammar = answer_grammar(self.tool_format, [tool], Constraints("required"), in_reasoning=False)
+            assert grammar is not None
+            self._chat_grammars.mask(grammar, "tools", repr(tool.name))
 
     # --- text and numbers ---
 

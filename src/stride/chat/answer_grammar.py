@@ -10,10 +10,9 @@ import json
 import re
 from collections.abc import Sequence
 
-from llguidance.gbnf_to_lark import gbnf_to_lark
-
 from stride.chat.call_grammar import arguments, call, check_name
 from stride.chat.constraints import Constraints, NamedTool, TextFormat
+from stride.chat.gbnf import lark_of_gbnf
 from stride.chat.lark import ANY, Lark, any_of, escaped, foreign_regex, json_value, literal, regex
 from stride.chat.parsers.format import CallShape, ToolFormat
 from stride.errors import RequestError
@@ -24,7 +23,7 @@ TEXT_SPACE = r"[ \n\t]{1,40}"
 MAX_TOOLS = 512
 _LARGEST_REPETITION = 65_535
 _LEADING = r"\s*"
-_SPACE = regex(r"\s{1,8}")
+_SPACE = regex(r"[ \n\t\r]{1,8}")
 _COUNT = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _CALLED_BY = r"(\x22type\x22\s*:\s*\x22function\x22\s*,\s*)?\x22(name|function)\x22"
 _REPEATED_ANCHOR = re.compile(r"(?<![\\\[])[\^$][*+?{]")
@@ -60,11 +59,7 @@ def answer_grammar(
     callable_tools = _callable(tools, constraints) if tool_format.shapes else []
     if not callable_tools and constraints.text is None:
         return None
-    try:
-        return _Answer(tool_format, callable_tools, constraints).grammar(in_reasoning)
-    except RecursionError:
-        field = "tools" if callable_tools else "response_format"
-        raise RequestError(f"{field} holds a schema that is nested too deeply", field=field) from None
+    return _Answer(tool_format, callable_tools, constraints).grammar(in_reasoning)
 
 
 def _callable(tools: Sequence[Tool], constraints: Constraints) -> list[Tool]:
@@ -131,7 +126,10 @@ class _Answer:
         _check_repetitions(text)
         match text.kind:
             case "json_schema":
-                body = json_value(json.loads(text.source), TEXT_SPACE)
+                try:
+                    body = json_value(json.loads(text.source), TEXT_SPACE)
+                except (ValueError, RecursionError) as error:
+                    raise RequestError(f"{text.field} cannot be enforced: {error}", field=text.field) from None
             case "regex":
                 body = self.lark.terminal(foreign_regex(text.source))
             case "lark":
@@ -246,7 +244,6 @@ def _check_repetitions(text: TextFormat) -> None:
 
 def _lark_of_gbnf(text: TextFormat) -> str:
     try:
-        lark: str = gbnf_to_lark(text.source)
-    except Exception as error:  # the converter raises bare Exception
+        return lark_of_gbnf(text.source)
+    except ValueError as error:
         raise RequestError(f"{text.field} is no GBNF grammar: {error}", field=text.field) from None
-    return lark

@@ -41,9 +41,11 @@ def arguments(lark: Lark, shape: CallShape, tool: Tool) -> str:
         RequestError: its schema cannot be enforced in this form; names ``tools``.
     """
     schema = _object_schema(tool)
-    if shape.arguments == "json":
-        return lark.rule(json_value(schema, CALL_SPACE))
-    return lark.rule(_parameters(lark, tool, schema) or '""')
+    try:
+        body = json_value(schema, CALL_SPACE) if shape.arguments == "json" else _parameters(lark, tool, schema)
+    except (ValueError, RecursionError) as error:
+        raise _unfit(tool, str(error)) from None
+    return lark.rule(body or '""')
 
 
 def check_name(shape: CallShape, tool: Tool) -> None:

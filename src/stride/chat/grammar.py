@@ -39,14 +39,14 @@ class GrammarCompiler:
         self._compiled: OrderedDict[str, tuple[llguidance.LLMatcher, TokenSet]] = OrderedDict()
         self._ll_tokenizer: llguidance.LLTokenizer | None = None
 
-    def mask(self, grammar: str, field: str) -> GrammarMask:
+    def mask(self, grammar: str, field: str, part: str = "") -> GrammarMask:
         """A mask that begins at the start of ``grammar``: llguidance's Lark, or its JSON form.
 
         Raises:
-            RequestError: the grammar cannot be enforced, or nothing matches it; names ``field``.
+            RequestError: the grammar cannot be enforced, or nothing matches it; names ``field`` and the part of it.
         """
         with self._lock:
-            found = self._compiled.get(grammar) or self._compile(grammar, field)
+            found = self._compiled.get(grammar) or self._compile(grammar, field, part)
             self._compiled[grammar] = found
             self._compiled.move_to_end(grammar)
             if len(self._compiled) > CACHED_GRAMMARS:
@@ -54,7 +54,7 @@ class GrammarCompiler:
         matcher, first = found
         return GrammarMask(matcher.deep_copy(), first, self._tokenizer.n_vocab)
 
-    def _compile(self, grammar: str, field: str) -> tuple[llguidance.LLMatcher, TokenSet]:
+    def _compile(self, grammar: str, field: str, part: str) -> tuple[llguidance.LLMatcher, TokenSet]:
         if self._ll_tokenizer is None:
             self._ll_tokenizer = _ll_tokenizer(self._tokenizer, self._shown)
         matcher = llguidance.LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=_LIMITS)
@@ -63,7 +63,7 @@ class GrammarCompiler:
             if first.excluded or len(first.ids):
                 return matcher, first
         problem = _first_line(matcher.get_error()) or "nothing matches it"
-        raise RequestError(f"{field} cannot be enforced: {problem}", field=field)
+        raise RequestError(f"{field}{part and f': {part}'} cannot be enforced: {problem}", field=field)
 
 
 class GrammarMask:

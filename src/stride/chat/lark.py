@@ -71,10 +71,32 @@ def json_value(schema: Mapping[str, Any] | bool, space: str) -> str:
     """JSON text that fits a schema. ``space``: the expression of white space between its parts.
 
     Options inside the schema itself are not the client's to set.
+
+    Raises:
+        ValueError: a definition that is nothing but itself.
+        RecursionError: the schema is nested too deeply.
     """
     members = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
+    _check_references(members)
     options = {"whitespace_pattern": space}
     return f"%json {json.dumps({**_without_formats(members), 'x-guidance': options})}"
+
+
+def _check_references(schema: Mapping[str, Any]) -> None:
+    """Refuse definitions that refer to themselves and to nothing else: no value fits them.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for key in ("$defs", "definitions"):
+        definitions = schema.get(key)
+        for name, value in definitions.items() if isinstance(definitions, Mapping) else ():
+            seen = {f"#/{key}/{name}"}
+            while isinstance(value, Mapping) and isinstance(reference := value.get("$ref"), str):
+                if reference in seen:
+                    raise ValueError(f"{reference} refers to itself")
+                seen.add(reference)
+                value = definitions.get(reference.removeprefix(f"#/{key}/"))
 
 
 def _without_formats(schema: Any) -> Any:
