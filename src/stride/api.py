@@ -93,7 +93,7 @@ class LLM:
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
             opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
-            self._chat_grammars = GrammarCompiler(self.tokenizer, self.tool_format.shown_tokens)
+            self.grammars = GrammarCompiler(self.tokenizer, self.tool_format.shown_tokens)
             self._text_grammars = GrammarCompiler(self.tokenizer, ())
             self.backend = ops.load(backend, threads, self._file.paths)
             _check_memory(self.path, self.backend.held_bytes(*self._file.tensors.values()), self.kv_bytes)
@@ -213,7 +213,7 @@ class LLM:
                 self._text_grammars.mask(text_grammar(constraints.text), constraints.text.field)
             field = constraints.text.field if constraints.text is not None and not tools else "tools"
             try:
-                mask = self._chat_grammars.mask(grammar, field)
+                mask = self.grammars.mask(grammar, field)
             except RequestError:
                 self._blame_tool(tools)
                 raise
@@ -233,7 +233,7 @@ class LLM:
         for tool in tools:
             grammar = answer_grammar(self.tool_format, [tool], Constraints("required"), in_reasoning=False)
             assert grammar is not None
-            self._chat_grammars.mask(grammar, "tools", repr(tool.name))
+            self.grammars.mask(grammar, "tools", repr(tool.name))
 
     # --- text and numbers ---
 

@@ -97,6 +97,7 @@ class Constraints:
 
 NO_CONSTRAINTS = Constraints()
 
+REASONING_FIELDS = ("reasoning_effort", "reasoning_budget", "thinking")
 FIELDS = (
     "tool_choice",
     "parallel_tool_calls",
@@ -104,9 +105,7 @@ FIELDS = (
     "json_schema",
     "regex",
     "grammar",
-    "reasoning_effort",
-    "reasoning_budget",
-    "thinking",
+    *REASONING_FIELDS,
 )
 """What `read_constraints` reads of a request."""
 

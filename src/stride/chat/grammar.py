@@ -88,9 +88,10 @@ class GrammarMask:
         return allowed
 
     def accept(self, token_id: int) -> None:
-        self._next = _POOL.submit(self._advance, token_id)
+        self._next = _POOL.submit(self._advance, self._next, token_id)
 
-    def _advance(self, token_id: int) -> TokenSet:
+    def _advance(self, before: Future[TokenSet], token_id: int) -> TokenSet:
+        before.result()
         self._matcher.consume_token(token_id)
         return _allowed(self._matcher, self._n_vocab)
 

@@ -6,7 +6,6 @@ A llama-server command line works with the program's name replaced: -ngl, -b, -u
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +64,9 @@ def command(
     frequency_penalty: options.FrequencyPenalty = 0.0,
     seed: options.Seed = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end-of-turn token.")] = False,
+    reasoning_budget: Annotated[
+        int, typer.Option("--reasoning-budget", metavar="N", help="Tokens of reasoning at most; -1: no limit.", min=-1)
+    ] = -1,
     chat_template_file: Annotated[
         Path | None, typer.Option("--chat-template-file", help="Jinja, not the file's.")
     ] = None,
@@ -104,7 +106,8 @@ def command(
         api_keys=_keys(api_key or [], api_key_file),
         alias=alias,
         sampling={name: value for name, value in sampling.items() if value is not None},
-        template_kwargs=_json_object(chat_template_kwargs, "--chat-template-kwargs"),
+        template_kwargs=options.json_object(chat_template_kwargs, "--chat-template-kwargs"),
+        reasoning_budget=reasoning_budget,
         ping_seconds=sse_ping_interval,
     )
     _check_exposure(settings, insecure)
@@ -133,18 +136,6 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StrideError(f"{file} cannot be read: {error}") from error
-
-
-def _json_object(text: str, name: str) -> dict[str, Any]:
-    from stride.errors import RequestError
-
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise RequestError(f"{name} is no JSON: {error}", field=name) from None
-    if not isinstance(value, dict):
-        raise RequestError(f"{name} must be a JSON object", field=name)
-    return value
 
 
 def _check_exposure(settings: Settings, insecure: bool) -> None:

@@ -39,9 +39,10 @@ def router(service: Service) -> APIRouter:
         llm = service.llm()
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
         params = asked.sampling(settings.sampling)
+        constraints = asked.constraints(settings.reasoning_budget)
         variables = {**settings.template_kwargs, **asked.template_variables}
         stream = await asyncio.to_thread(
-            llm.chat_stream, asked.messages, asked.tools or (), params, variables, asked.constraints
+            llm.chat_stream, asked.messages, asked.tools or (), params, variables, constraints
         )
         return await respond(http, stream, ChatAnswer(service.name(llm)), asked, settings.ping_seconds)
 
@@ -51,7 +52,7 @@ def router(service: Service) -> APIRouter:
         llm = service.llm()
         asked = read(CompletionRequest, await read_json(http, settings.max_body_bytes))
         params = asked.sampling(settings.sampling)
-        stream = await asyncio.to_thread(llm.stream, asked.prompt, params, asked.constraints.text)
+        stream = await asyncio.to_thread(llm.stream, asked.prompt, params, asked.constraints().text)
         return await respond(http, stream, TextAnswer(service.name(llm)), asked, settings.ping_seconds)
 
     return routes

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stride.api import sampling_params
-from stride.chat.constraints import Constraints, read_constraints
+from stride.chat.constraints import REASONING_FIELDS, Constraints, read_constraints
 from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
 from stride.types import SamplingParams
@@ -109,14 +109,15 @@ class Request(Schema):
         """Whether the last chunk of a stream tells the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    @property
-    def constraints(self) -> Constraints:
-        """What the answer must be.
+    def constraints(self, reasoning_budget: int = -1) -> Constraints:
+        """What the answer must be; ``reasoning_budget`` where the request says nothing of its reasoning.
 
         Raises:
             RequestError: names the field that is not what it must be.
         """
-        return read_constraints(self.__dict__)
+        said = any(self.__dict__.get(name) is not None for name in REASONING_FIELDS)
+        budget = {} if said else {"reasoning_budget": reasoning_budget}
+        return read_constraints({**self.__dict__, **budget})
 
     def check_supported(self) -> None:
         """Refuse what would otherwise be ignored in silence.
