@@ -393,6 +393,7 @@ def test_without_effort_there_is_no_thought(llm):
     ("options", "message"),
     [
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [Tool(f"f{i}") for i in range(10_000)]}, "tools are 10000, but may be 512"),
         ({"tools": [Tool("f", parameters={"properties": {"a": {"type": "x"}}}), FORECAST]}, "tools: 'f' cannot"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "response_format"),
         ({"json_schema": {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}}, "json_schema"),

@@ -37,6 +37,8 @@ WEIGHT_OVERHEAD = 1.03
 """Memory of packed weights over their size in the file, at most."""
 WORKING_BYTES = 200 << 20
 """Memory beyond weights, keys and values: the interpreter, the tokenizer, activations of one step."""
+MAX_TOOLS = 512
+"""Tools of one request: their grammar takes a quarter of a second to compile then."""
 DEFAULT_CONTEXT = 8192
 """Tokens of context per sequence where the caller names none (less where the model was trained on less)."""
 
@@ -189,6 +191,8 @@ class LLM:
         """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
         if not messages:
             raise RequestError("there are no messages", field="messages")
+        if len(tools) > MAX_TOOLS:
+            raise RequestError(f"tools are {len(tools)}, but may be {MAX_TOOLS} at most", field="tools")
         if constraints.tool_choice == "none":
             tools = ()
         variables = {**_effort_variables(constraints), **(template_kwargs or {})}

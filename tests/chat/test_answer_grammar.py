@@ -10,7 +10,7 @@ from dataclasses import replace
 import jsonschema
 import pytest
 
-from stride.chat.answer_grammar import MAX_TOOLS, answer_grammar, text_grammar
+from stride.chat.answer_grammar import answer_grammar, text_grammar
 from stride.chat.constraints import Constraints, NamedTool, TextFormat
 from stride.chat.parsers import FORMATS, HERMES, LLAMA3, MISTRAL, PLAIN, STEP_XML
 from stride.chat.parsers.format import THINK
@@ -258,7 +258,6 @@ def with_parameters(**schema):
         ("tool_choice", (), REQUIRED),
         ("tool_choice", TOOLS, Constraints(NamedTool("fly"))),
         ("tools", (NOW, NOW), Constraints()),
-        ("tools", [Tool(f"f{i}") for i in range(MAX_TOOLS + 1)], Constraints()),
         ("tools", [Tool("two words")], Constraints()),
         ("tools", [Tool('f"')], Constraints()),
         ("tools", with_parameters(type="array"), Constraints()),

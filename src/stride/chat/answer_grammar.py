@@ -20,7 +20,6 @@ from stride.types import Tool
 
 TEXT_SPACE = r"[ \n\t]{1,40}"
 """White space between the parts of a JSON answer: enough for a line's indentation, not for endless lines."""
-MAX_TOOLS = 512
 _LARGEST_REPETITION = 65_535
 _LEADING = r"\s*"
 _SPACE = regex(r"[ \n\t\r]{1,8}")
@@ -66,8 +65,6 @@ def _callable(tools: Sequence[Tool], constraints: Constraints) -> list[Tool]:
     choice = constraints.tool_choice
     if choice == "none":
         return []
-    if len(tools) > MAX_TOOLS:
-        raise RequestError(f"tools are {len(tools)}, but must be at most {MAX_TOOLS}", field="tools")
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

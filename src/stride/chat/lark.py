@@ -90,7 +90,9 @@ def _check_references(schema: Mapping[str, Any]) -> None:
     """
     for key in ("$defs", "definitions"):
         definitions = schema.get(key)
-        for name, value in definitions.items() if isinstance(definitions, Mapping) else ():
+        if not isinstance(definitions, Mapping):
+            continue
+        for name, value in definitions.items():
             seen = {f"#/{key}/{name}"}
             while isinstance(value, Mapping) and isinstance(reference := value.get("$ref"), str):
                 if reference in seen:
