@@ -37,6 +37,7 @@ FIND = Tool(
             "any": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}, {"type": "null"}]},
             "mixed": {"enum": ["auto", None, 3, True]},
             "free": {},
+            "size": {"type": "string", "pattern": "^(S|XL)$|^[|]\\\\$|huge"},
         },
         "required": ["text", "limit"],
         "$defs": {"Size": {"type": "number"}},
@@ -86,6 +87,13 @@ LLAMA_CALL = JSON_CALL.replace("arguments", "parameters")
         (STEP, Constraints(), "</think>" + xml("find", text="a", limit=5, any="nullify it", mixed="auto"), "$"),
         (STEP, Constraints(), "</think>" + xml("find", text="a", limit=5, any="[x]"), None),
         (STEP, Constraints(), "</think>" + xml("find", text="a", limit=5, mixed="4"), None),
+        *(
+            (STEP, Constraints(), "</think>" + xml("find", text="a", limit=5, size=size), allowed)
+            for size, allowed in [
+                *((size, "$") for size in ("S", "XL", "|\\", "so huge!")),
+                *((size, None) for size in ("XXL", "SL", "L", "|", "hug")),
+            ]
+        ),
         # Calls before the end of the thought, which may also speak of calls.
         (STEP, Constraints(), f"I call.\n{CALL}\n{NOW_CALL}</think>Done.", "$"),
         (STEP, Constraints(), "A <tool_call> is a tag, <function=NAME> too.</think>ok", "$"),
@@ -265,6 +273,11 @@ def with_parameters(**schema):
         ("tools", with_parameters(properties=[]), Constraints()),
         ("tools", with_parameters(properties={"a": {"type": "integer", "not": {}}}), Constraints()),
         ("tools", with_parameters(properties={"a": {"type": "string", "not": {}}}), Constraints()),
+        ("tools", with_parameters(properties={"a": {"type": "string", "maxLength": "x"}}), Constraints()),
+        ("tools", with_parameters(properties={"a": {"type": "string", "enum": [5]}}), Constraints()),
+        ("tools", with_parameters(properties={"a": {"type": "string", "pattern": 5}}), Constraints()),
+        ("tools", with_parameters(properties={"a": {"type": "string", "enum": []}}, required=["a"]), Constraints()),
+        ("tools", with_parameters(properties={}, required="a"), Constraints()),
         ("tools", with_parameters(properties={"a": {"type": "string", "pattern": "(?=a)b"}}), Constraints()),
         ("tools", with_parameters(properties={"a": False}, required=["a"]), Constraints()),
         ("tools", with_parameters(anyOf=[{"required": ["a"]}]), Constraints()),

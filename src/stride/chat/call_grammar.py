@@ -43,7 +43,7 @@ def arguments(lark: Lark, shape: CallShape, tool: Tool) -> str:
     schema = _object_schema(tool)
     try:
         body = json_value(schema, CALL_SPACE) if shape.arguments == "json" else _parameters(lark, tool, schema)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise _unfit(tool, str(error)) from None
     return lark.rule(body or '""')
 
@@ -105,7 +105,7 @@ def _value(lark: Lark, tool: Tool, schema: object, root: JsonSchema) -> str:
         return _json(lark, schema, root)
     resolved = _resolved(schema, root)
     if types == {"string"} and resolved.keys() <= _STRING_KEYWORDS:
-        return _string(lark, tool, resolved)
+        return _string(lark, resolved)
     if resolved.keys() <= _ANNOTATIONS:
         return _text(lark)
     # A string, or something that could be mistaken for one: what is read as something else has to fit as that.
@@ -124,7 +124,7 @@ def _value(lark: Lark, tool: Tool, schema: object, root: JsonSchema) -> str:
         end = escaped(VALUE_END)
         not_other = f"~{regex(_OTHER_VALUES + end)} & ~{regex(ANY + end + '(?s:.+)')}"
         bodies.append(lark.terminal(f"{regex(ANY + end)} & {not_other}"))
-    return any_of(*bodies, *(_string(lark, tool, option) for option in strings if option not in free))
+    return any_of(*bodies, *(_string(lark, option) for option in strings if option not in free))
 
 
 def _union_member(lark: Lark, option: Mapping[str, Any], root: JsonSchema) -> str:
@@ -146,16 +146,16 @@ def _json(lark: Lark, schema: Mapping[str, Any], root: JsonSchema) -> str:
     return f"{lark.rule(json_value({**schema, **definitions}, '[ ]'))} {literal(VALUE_END)}"
 
 
-def _string(lark: Lark, tool: Tool, schema: Mapping[str, Any]) -> str:
+def _string(lark: Lark, schema: Mapping[str, Any]) -> str:
     """A string as its plain text. ``format`` describes it, as JSON schema has it."""
     choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if choices is not None:
         return any_of(*(literal(choice + VALUE_END) for choice in choices))
     parts = []
     if "pattern" in schema:
-        parts.append(_pattern(tool, schema["pattern"]))
+        parts.append(_pattern(schema["pattern"]))
     if "minLength" in schema or "maxLength" in schema:
-        parts.append(f"(?s:.{{{int(schema.get('minLength', 0))},{schema.get('maxLength', '')}}})")
+        parts.append(f"(?s:.{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}})")
     if not parts:
         return _text(lark)
     end = escaped(VALUE_END)
@@ -163,15 +163,29 @@ def _string(lark: Lark, tool: Tool, schema: Mapping[str, Any]) -> str:
     return lark.terminal(" & ".join([*bodies, f"~{regex(ANY + end + '(?s:.+)')}"]))
 
 
-def _pattern(tool: Tool, pattern: str) -> str:
-    """JSON schema finds a pattern anywhere; one expression for the whole string."""
-    inner = pattern.removeprefix("^")
-    starts = inner != pattern
-    ends = inner.endswith("$") and not inner.endswith("\\$")
-    inner = inner[:-1] if ends else inner
-    if (starts or ends) and "|" in inner:
-        raise _unfit(tool, f"the pattern {pattern!r}, whose anchors belong to one of several alternatives")
-    return f"{'' if starts else ANY}({inner}){'' if ends else ANY}"
+def _pattern(pattern: str) -> str:
+    """JSON schema finds a pattern anywhere in a string; this expression is of the whole string."""
+    wholes = []
+    for alternative in _alternatives(pattern):
+        inner = alternative.removeprefix("^")
+        ends = re.search(r"(?<!\\)(?:\\\\)*\$$", inner)
+        before, after = ("" if inner != alternative else ANY), ("" if ends else ANY)
+        wholes.append(f"{before}(?:{inner[:-1] if ends else inner}){after}")
+    return "|".join(wholes)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """The parts between the ``|`` that stand in no group and no set."""
+    parts = [""]
+    depth, in_set = 0, False
+    for piece in re.findall(r"\\.|.", pattern, re.DOTALL):
+        if piece == "|" and not depth and not in_set:
+            parts.append("")
+            continue
+        in_set = piece != "]" if in_set else piece == "["
+        depth += 0 if in_set else (piece == "(") - (piece == ")")
+        parts[-1] += piece
+    return parts
 
 
 def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

@@ -64,6 +64,13 @@ def escaped(text: str) -> str:
 
 
 def any_of(*bodies: str) -> str:
+    """One of several.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not bodies:
+        raise ValueError("nothing fits it")
     return f"({' | '.join(bodies)})"
 
 
