@@ -94,7 +94,9 @@ def test_what_cannot_be_enforced_is_refused_by_name(compiler, grammar):
     assert caught.value.field == "my_field"
 
 
-def test_a_dead_end_is_an_error_and_not_free_text(compiler, tokenizer):
+@pytest.mark.parametrize("small", [0, 10_000])
+def test_a_dead_end_is_an_error_and_not_free_text(compiler, tokenizer, monkeypatch, small):
+    monkeypatch.setattr("stride.chat.grammar.SMALL_VOCABULARY", small)
     mask = compiler.mask('start: "a" x\nx: x "b"\n', "grammar")
     (a,) = tokenizer.encode("a")
     mask.accept(a)

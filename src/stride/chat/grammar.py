@@ -1,7 +1,8 @@
 """Grammars become masks over the vocabulary, through llguidance.
 
 The mask that follows a token is computed on a worker thread from the moment the token is accepted, so that it is
-ready when the model's step is. llguidance lets go of Python's lock meanwhile.
+ready when the model's step is. llguidance lets go of Python's lock meanwhile. Masks of small vocabularies take less
+time than that costs, and are computed at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from stride.types import TokenSet
 
 CACHED_GRAMMARS = 64
 """Compiled grammars that are kept for requests to come, the least recently used go first."""
+SMALL_VOCABULARY = 8192
+"""Up to this many tokens a mask takes less time than handing it to another thread (150 µs with all that follows)."""
 MESSAGE_CHARACTERS = 300
 _LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 _POOL = ThreadPoolExecutor(max_workers=2, thread_name_prefix="stride-grammar")
@@ -59,7 +62,7 @@ class GrammarCompiler:
             self._ll_tokenizer = _ll_tokenizer(self._tokenizer, self._shown)
         matcher = llguidance.LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=_LIMITS)
         if not matcher.is_error():
-            first = _allowed(matcher, self._tokenizer.n_vocab)
+            first = _token_set(_bits(matcher), self._tokenizer.n_vocab)
             if first.excluded or len(first.ids):
                 return matcher, first
         problem = _first_line(matcher.get_error()) or "nothing matches it"
@@ -72,8 +75,9 @@ class GrammarMask:
     def __init__(self, matcher: llguidance.LLMatcher, first: TokenSet, n_vocab: int) -> None:
         self._matcher = matcher
         self._n_vocab = n_vocab
-        self._next: Future[TokenSet] = Future()
-        self._next.set_result(first)
+        self._bits: bytes | None = None
+        self._allowed = first
+        self._computing: Future[None] | None = None
 
     def allowed(self) -> TokenSet:
         """Which tokens may come next; waits until that is known.
@@ -81,27 +85,42 @@ class GrammarMask:
         Raises:
             GenerationError: nothing may come next, or the grammar takes more work than it may.
         """
-        allowed = self._next.result()
-        if not allowed.excluded and not len(allowed.ids):
+        self._wait()
+        if not self._allowed.excluded and not len(self._allowed.ids):
             problem = _first_line(self._matcher.get_error()) or "nothing can follow here"
             raise GenerationError(f"the grammar allows no token: {problem}")
-        return allowed
+        return self._allowed
 
     def accept(self, token_id: int) -> None:
-        self._next = _POOL.submit(self._advance, self._next, token_id)
+        self._wait()
+        if self._n_vocab > SMALL_VOCABULARY:
+            self._computing = _POOL.submit(self._advance, token_id)
+        else:
+            self._advance(token_id)
 
-    def _advance(self, before: Future[TokenSet], token_id: int) -> TokenSet:
-        before.result()
+    def _wait(self) -> None:
+        if self._computing is not None:
+            self._computing.result()
+            self._computing = None
+
+    def _advance(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
-        return _allowed(self._matcher, self._n_vocab)
+        bits = _bits(self._matcher)
+        if bits != self._bits:  # in free text, one mask follows another like it
+            self._bits, self._allowed = bits, _token_set(bits, self._n_vocab)
 
 
-def _allowed(matcher: llguidance.LLMatcher, n_vocab: int) -> TokenSet:
-    """Empty after an error, for which llguidance's own mask would be that of an end that may come."""
-    bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-    if matcher.is_error():
+def _bits(matcher: llguidance.LLMatcher) -> bytes:
+    """The mask; nothing after an error, for which llguidance's own would be that of an end that may come."""
+    bits = matcher.compute_bitmask()
+    return b"" if matcher.is_error() else bits
+
+
+def _token_set(bits: bytes, n_vocab: int) -> TokenSet:
+    if not bits:
         return TokenSet(np.empty(0, np.intp))
-    return TokenSet.of(np.unpackbits(bits, count=n_vocab, bitorder="little").view(np.bool_))
+    members = np.unpackbits(np.frombuffer(bits, np.uint8), count=n_vocab, bitorder="little")
+    return TokenSet.of(members.view(np.bool_))
 
 
 class _Vocabulary:
