@@ -158,12 +158,10 @@ class _Answer:
             for shape in self._format.shapes
         }
         instead = anywhere.pop("", None)
-        if instead and self._tools:
+        if instead:
             names = "|".join(escaped(tool.name) for tool in self._tools)
             otherwise += _unless(rf"\{{\s*{_CALLED_BY}\s*:\s*\x22({names})\x22")
         text = self.lark.terminal(regex(ANY) + otherwise)
-        if not self._tools:
-            return text
         calls = []
         for trigger, shapes in anywhere.items():
             rest = any_of(*(self._from(shape, trigger) for shape in shapes))
