@@ -220,6 +220,8 @@ def parse(tool_format, pieces) -> Message:
         ("json_schema", '{"type": "integer", "format": "int32"}', "5", "x"),
         ("json_schema", '{"type": "integer", "x-guidance": {"lenient": true}}', "5", "x"),
         ("json_schema", '{"enum": ["a", null, 3]}', "null", "4"),
+        ("json_schema", '{"const": {"format": "int32", "title": "x"}}', '{"format":"int32","title":"x"}', "{}"),
+        ("json_schema", '{"title": "x", "type": "integer", "description": "y"}', "5", "x"),
         ("regex", r"^\d{4}/[a-z]+$", "2026/a", "202/a"),
         ("regex", "a\nb", "a\nb", "ab"),
         ("regex", "é+", "éé", "e"),

@@ -22,6 +22,8 @@ from stride.types import TokenSet
 
 CACHED_GRAMMARS = 64
 """Compiled grammars that are kept for requests to come, the least recently used go first."""
+LARGEST_GRAMMAR = 1 << 20
+"""Characters of a grammar at most."""
 SMALL_VOCABULARY = 8192
 """Up to this many tokens a mask takes less time than handing it to another thread (150 µs with all that follows)."""
 MESSAGE_CHARACTERS = 300
@@ -48,6 +50,8 @@ class GrammarCompiler:
         Raises:
             RequestError: the grammar cannot be enforced, or nothing matches it; names ``field`` and the part of it.
         """
+        if len(grammar) > LARGEST_GRAMMAR:
+            raise RequestError(f"{field} makes a grammar of more than {LARGEST_GRAMMAR} characters", field=field)
         with self._lock:
             found = self._compiled.get(grammar) or self._compile(grammar, field, part)
             self._compiled[grammar] = found

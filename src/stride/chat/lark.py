@@ -13,6 +13,7 @@ ANY = "(?s:.*)"
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$/]")
 _CONTROL = re.compile(r"[\0-\x1f]")
 _DATA = frozenset({"const", "enum", "default", "examples"})  # hold values, not schemas
+_WORDS = frozenset({"title", "description", "$comment"})
 _KNOWN_FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"}
 )
@@ -86,7 +87,7 @@ def json_value(schema: Mapping[str, Any] | bool, space: str) -> str:
     members = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
     _check_references(members)
     options = {"whitespace_pattern": space}
-    return f"%json {json.dumps({**_without_formats(members), 'x-guidance': options})}"
+    return f"%json {json.dumps({**_essential(members), 'x-guidance': options})}"
 
 
 def _check_references(schema: Mapping[str, Any]) -> None:
@@ -108,14 +109,14 @@ def _check_references(schema: Mapping[str, Any]) -> None:
                 value = definitions.get(reference.removeprefix(f"#/{key}/"))
 
 
-def _without_formats(schema: Any) -> Any:
-    """The schema without formats that only describe (``int32``): unknown ones mean nothing, says JSON schema."""
+def _essential(schema: Any) -> Any:
+    """The schema without what only describes: words, and formats like ``int32``, which mean nothing to JSON schema."""
     if isinstance(schema, Mapping):
         return {
-            key: value if key in _DATA else _without_formats(value)
+            key: value if key in _DATA else _essential(value)
             for key, value in schema.items()
-            if not (key == "format" and isinstance(value, str) and value not in _KNOWN_FORMATS)
+            if not (isinstance(value, str) and (key in _WORDS or (key == "format" and value not in _KNOWN_FORMATS)))
         }
     if isinstance(schema, list | tuple):
-        return [_without_formats(item) for item in schema]
+        return [_essential(item) for item in schema]
     return schema
