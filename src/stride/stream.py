@@ -11,7 +11,17 @@ from stride.chat.stop import StopStrings
 from stride.chat.stream import StreamParser, collect
 from stride.chat.tokenizer import Tokenizer
 from stride.engine import Engine, Failed, Finished, Output, Request
-from stride.types import Completion, ContentDelta, Delta, Event, Finish, SamplingParams, Timings, ToolCallStart
+from stride.types import (
+    Completion,
+    ContentDelta,
+    Delta,
+    Event,
+    Finish,
+    LogitsMask,
+    SamplingParams,
+    Timings,
+    ToolCallStart,
+)
 
 
 class Stream:
@@ -28,8 +38,9 @@ class Stream:
         prompt_ids: list[int],
         params: SamplingParams,
         parser: StreamParser | None = None,
+        mask: LogitsMask | None = None,
     ) -> None:
-        """Submit the request; without a parser all text is content.
+        """Submit the request; without a parser all text is content. ``mask`` restricts it to a grammar.
 
         Raises:
             RequestError: the engine refuses it.
@@ -48,6 +59,7 @@ class Stream:
             params=params,
             deliver=self._put,
             stop=self._take,
+            mask=mask,
             eos_ids=tokenizer.eos_ids,
         )
         engine.submit(self._request)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from stride.errors import GenerationError
 from stride.ops.api import FloatArray
-from stride.types import SamplingParams
+from stride.types import SamplingParams, TokenSet
 
 Indices = npt.NDArray[np.intp]
 
@@ -63,7 +63,7 @@ class Sampler:
         self._bias = np.clip(np.fromiter(bias.values(), np.float64, len(bias)), -math.inf, _EDIT_LIMIT)
         self._penalties = _Penalties(params, prompt_ids, n_vocab) if _has_penalties(params) else None
 
-    def sample(self, logits: FloatArray, allowed: npt.NDArray[np.bool_] | None = None) -> int:
+    def sample(self, logits: FloatArray, allowed: TokenSet | None = None) -> int:
         """Choose a token from float32 ``logits`` [n_vocab], which are not changed.
 
         Raises:
@@ -73,9 +73,12 @@ class Sampler:
             best = _argmax(logits)
             candidates = self._edit(logits)
             narrowed: list[Indices] = []  # each indexes what the one before it left
-            if allowed is not None:
-                narrowed.append(np.flatnonzero(allowed))
-                candidates = candidates[narrowed[-1]]
+            if allowed is not None and allowed.excluded:
+                candidates = logits.copy() if candidates is logits else candidates
+                candidates[allowed.ids] = -np.inf
+            elif allowed is not None:
+                narrowed.append(allowed.ids)
+                candidates = candidates[allowed.ids]
             if candidates is not logits:
                 best = _argmax(candidates)
             if self.params.temperature > 0:

@@ -40,10 +40,12 @@ def router(service: Service) -> APIRouter:
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
+        constraints = asked.constraints(settings.reasoning_budget)
         variables = {**settings.template_kwargs, **asked.template_variables}
-        stream = await asyncio.to_thread(llm.chat_stream, asked.messages, asked.offered_tools, params, variables)
-        answer = ChatAnswer(service.name(llm), one_call=asked.parallel_tool_calls is False)
-        return await respond(http, stream, answer, asked, settings.ping_seconds)
+        stream = await asyncio.to_thread(
+            llm.chat_stream, asked.messages, asked.tools or (), params, variables, constraints
+        )
+        return await respond(http, stream, ChatAnswer(service.name(llm)), asked, settings.ping_seconds)
 
     @routes.post("/completions", response_model=None, openapi_extra=openapi_body(CompletionRequest))
     async def complete(http: Request) -> Response:
@@ -51,7 +53,7 @@ def router(service: Service) -> APIRouter:
         asked = read(CompletionRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
-        stream = await asyncio.to_thread(llm.stream, asked.prompt, params)
+        stream = await asyncio.to_thread(llm.stream, asked.prompt, params, asked.constraints().text)
         return await respond(http, stream, TextAnswer(service.name(llm)), asked, settings.ping_seconds)
 
     return routes

@@ -5,11 +5,12 @@ Messages and tools stay as they came: `stride.chat.messages` reads them for ever
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stride.api import sampling_params
+from stride.chat.constraints import REASONING_FIELDS, Constraints, read_constraints
 from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
 from stride.types import SamplingParams
@@ -53,28 +54,10 @@ class StreamOptions(Schema):
     include_usage: bool | None = None
 
 
-class ResponseFormat(Schema):
-    type: Literal["text", "json_object", "json_schema"]
-
-
-class NamedTool(Schema):
-    """The tool choice that names a function."""
-
-    class Name(Schema):
-        name: str
-
-    type: Literal["function"]
-    function: Name
-
-
 class Request(Schema):
     """What chat and plain completions share."""
 
     NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {
-        "response_format": (ResponseFormat(type="text"),),
-        "grammar": ("",),
-        "json_schema": (),
-        "regex": ("",),
         "logprobs": (False, 0),
         "top_logprobs": (0,),
         "n_probs": (0,),
@@ -82,7 +65,6 @@ class Request(Schema):
         "xtc_probability": (0,),
         "mirostat": (0,),
         "dynatemp_range": (0,),
-        "reasoning_budget": (-1,),
     }
     """Fields that ask for what cannot be done yet, and their values that ask for nothing. Never silently ignored."""
 
@@ -110,7 +92,7 @@ class Request(Schema):
     logit_bias: Annotated[dict[int, float], BeforeValidator(_token_biases)] | None = None
     ignore_eos: bool | None = None
 
-    response_format: ResponseFormat | None = None
+    response_format: dict[str, Any] | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     regex: str | None = None
@@ -121,12 +103,21 @@ class Request(Schema):
     xtc_probability: float | None = None
     mirostat: Int32 | None = None
     dynatemp_range: float | None = None
-    reasoning_budget: Int32 | None = None
 
     @property
     def wants_usage(self) -> bool:
         """Whether the last chunk of a stream tells the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    def constraints(self, reasoning_budget: int = -1) -> Constraints:
+        """What the answer must be; ``reasoning_budget`` where the request says nothing of its reasoning.
+
+        Raises:
+            RequestError: names the field that is not what it must be.
+        """
+        said = any(self.__dict__.get(name) is not None for name in REASONING_FIELDS)
+        budget = {} if said else {"reasoning_budget": reasoning_budget}
+        return read_constraints({**self.__dict__, **budget})
 
     def check_supported(self) -> None:
         """Refuse what would otherwise be ignored in silence.
@@ -155,19 +146,14 @@ class Request(Schema):
 class ChatRequest(Request):
     """Body of ``/v1/chat/completions``."""
 
-    NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {**Request.NOT_YET, "tool_choice": ("auto", "none")}
-
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
+    reasoning_budget: Int32 | None = None
+    thinking: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-
-    @property
-    def offered_tools(self) -> list[dict[str, Any]]:
-        """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else self.tools or []
 
     @property
     def template_variables(self) -> dict[str, Any]:
@@ -176,8 +162,7 @@ class ChatRequest(Request):
         Raises:
             RequestError: a variable that is the conversation itself.
         """
-        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort is not None else {}
-        variables = {**effort, **(self.chat_template_kwargs or {})}
+        variables = self.chat_template_kwargs or {}
         for name in ("messages", "tools", "self"):
             if name in variables:
                 raise RequestError(f"chat_template_kwargs must not replace {name}", field="chat_template_kwargs")

@@ -58,10 +58,9 @@ def timings(measured: Timings) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """The wire form of one answer of ``/v1/chat/completions``; ``one_call`` hides all tool calls but the first."""
+    """The wire form of one answer of ``/v1/chat/completions``."""
 
     model: str
-    one_call: bool = False
     id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -71,8 +70,6 @@ class ChatAnswer:
 
     def delta(self, event: Delta) -> list[dict[str, Any]]:
         """The chunks of an event: one, or none."""
-        if self.one_call and isinstance(event, ToolCallStart | ToolCallDelta) and event.index > 0:
-            return []
         return [self._chunk(_delta(event))]
 
     def closing(self, finish: Finish, include_usage: bool) -> list[dict[str, Any]]:
@@ -86,7 +83,7 @@ class ChatAnswer:
     def whole(self, completion: Completion) -> dict[str, Any]:
         """The answer in one piece."""
         said = completion.message
-        calls = said.tool_calls[: 1 if self.one_call else None]
+        calls = said.tool_calls
         message: dict[str, Any] = {"role": "assistant", "content": said.content or (None if calls else "")}
         if said.reasoning:
             message |= {"reasoning_content": said.reasoning, "reasoning": said.reasoning}
