@@ -8,9 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeVar
 
 from stride.engine.kv import PagedCache
+from stride.engine.prefix import PrefixCache
 from stride.engine.request import Failed, Finished, Request, Token
 from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
@@ -33,6 +35,8 @@ class EngineConfig:
         chunk: tokens computed per step, prompts' included.
         kv_type: how keys and values are stored.
         max_queue: requests that may wait beyond the ``n_parallel`` in work.
+        cache_bytes: memory for earlier prompts and answers, beyond what the sequences in work can come to need (whose
+            memory is used too while they need it not); 0: nothing is kept.
     """
 
     n_ctx: int = 8192
@@ -40,22 +44,29 @@ class EngineConfig:
     chunk: int = 512
     kv_type: KVType = "f16"
     max_queue: int = 64
+    cache_bytes: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0)):
+        for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0), ("cache_bytes", 0)):
             if getattr(self, name) < least:
                 raise RequestError(f"{name} is {getattr(self, name)}, but must be at least {least}", field=name)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineMetrics:
-    """Counters since the start, and what is going on now. Pages are per cache group."""
+    """Counters since the start, and what is going on now. Pages are per cache group.
+
+    ``prompt_tokens`` were computed, ``cached_tokens`` of prompts were not. ``busy_pages`` are held by requests,
+    ``cached_pages`` are kept for later ones; a page can be both.
+    """
 
     queued: int
     running: int
     prompt_tokens: int
+    cached_tokens: int
     generated_tokens: int
     busy_pages: tuple[int, ...]
+    cached_pages: tuple[int, ...]
     total_pages: tuple[int, ...]
 
 
@@ -68,13 +79,17 @@ class Engine:
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._n_vocab = model.n_vocab
         self.config = config
-        self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk)
-        self._scheduler = Scheduler(self._cache, config.chunk)
+        # Each group gets the same part of the memory: which one a page is of says nothing about its use.
+        spare = [config.cache_bytes // len(model.windows) // n_bytes for n_bytes in model.page_bytes(config.kv_type)]
+        self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk, spare)
+        self._prefixes = PrefixCache(self._cache) if config.cache_bytes else None
+        self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes)
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._closing = False
         self._aborting = False
         self._prompt_tokens = 0
+        self._cached_tokens = 0
         self._generated_tokens = 0
         # The thread alone holds model and cache memory, so that a closed engine holds neither.
         runner = Runner(model, self._cache, config.kv_type)
@@ -139,7 +154,9 @@ class Engine:
                 running=len(self._scheduler.running),
                 prompt_tokens=self._prompt_tokens,
                 generated_tokens=self._generated_tokens,
+                cached_tokens=self._cached_tokens,
                 busy_pages=self._cache.n_busy_pages,
+                cached_pages=self._prefixes.n_pages if self._prefixes else (0,) * len(self._cache.groups),
                 total_pages=self._cache.n_pages,
             )
 
@@ -186,8 +203,10 @@ class Engine:
     def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], FloatArray]]:
         """The rows with their logits. Where they fail together, each runs alone, and fails alone."""
         failure: Exception | None = None
+        start = perf_counter()
         try:
             logits = runner.run(rows)
+            self._scheduler.ran(rows, perf_counter() - start)
         except Exception as error:
             failure = error
         if failure is None:
@@ -204,6 +223,8 @@ class Engine:
         first = 0
         for row in rows:
             request = row.request
+            if row.start == request.n_cached:
+                self._cached_tokens += request.n_cached
             request.n_computed = row.end
             self._prompt_tokens += max(0, min(row.end, request.n_prompt) - row.start)
             if not request.cancelled:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 from stride.engine.kv import PagedCache
+from stride.engine.pace import Pace
+from stride.engine.prefix import PrefixCache
 from stride.engine.request import Request
 
 
@@ -23,14 +26,16 @@ class Row:
 class Scheduler:
     """Requests waiting for a slot, first come first served, and requests running.
 
-    Every step computes one token of each sequence that decodes, however many there are; what they leave of ``chunk``
-    tokens, and at least one, goes to the prompts in order of admission. A long prompt delays a decoding sequence by
-    one chunk per token, never more.
+    Every step computes one token of each sequence that decodes, however many there are. Prompts get ``chunk`` tokens;
+    beside decoding sequences, as many as let those keep half their pace (`Pace`). They share them evenly, and get one
+    each at least, so that a short prompt ends soon beside a long one, and a long one does end.
     """
 
-    def __init__(self, cache: PagedCache, chunk: int) -> None:
+    def __init__(self, cache: PagedCache, chunk: int, prefixes: PrefixCache | None = None) -> None:
         self._cache = cache
         self._chunk = chunk
+        self._prefixes = prefixes
+        self._pace = Pace(chunk)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
@@ -41,22 +46,44 @@ class Scheduler:
     def schedule(self) -> list[Row]:
         """Admit what there is room for, and give the next step's rows. Empty only if nothing is running."""
         while self.waiting and self._cache.has_free_slot:
-            request = self.waiting.popleft()
-            request.slot = self._cache.open()
-            request.admitted_at = perf_counter()
-            self.running.append(request)
-        rows = [self._row(request, 1) for request in self.running if request.n_computed >= request.n_prompt]
-        budget = max(1, self._chunk - len(rows))
-        for request in self.running:
-            if request.n_computed < request.n_prompt and budget > 0:
-                row = self._row(request, budget)
-                budget -= row.end - row.start
-                rows.append(row)
-        return rows
+            self._admit(self.waiting.popleft())
+        decoding = [request for request in self.running if request.n_computed >= request.n_prompt]
+        prompts = [request for request in self.running if request.n_computed < request.n_prompt]
+        rows = [self._row(request, 1) for request in decoding]
+        budget = self._pace.n_prompt_tokens(len(decoding))
+        if budget == 0:
+            return rows
+        budget = max(budget, len(prompts))
+        shares: dict[Request, int] = {}
+        for n_others, request in zip(
+            range(len(prompts) - 1, -1, -1), sorted(prompts, key=lambda one: one.n_prompt - one.n_computed), strict=True
+        ):
+            shares[request] = min(request.n_prompt - request.n_computed, budget // (n_others + 1))
+            budget -= shares[request]
+        return rows + [self._row(request, shares[request]) for request in prompts]
+
+    def ran(self, rows: Sequence[Row], seconds: float) -> None:
+        """Note what a step took, before its requests go on."""
+        n_decoding = sum(row.start >= row.request.n_prompt for row in rows)
+        n_prompt_tokens = sum(row.end - row.start for row in rows if row.start < row.request.n_prompt)
+        self._pace.ran(n_decoding, n_prompt_tokens, seconds)
+
+    def _admit(self, request: Request) -> None:
+        request.slot = self._cache.open()
+        request.admitted_at = perf_counter()
+        self.running.append(request)
+        if self._prefixes is not None and request.cache_prompt:
+            prompt = request.token_ids[: request.n_prompt]
+            path = self._prefixes.open(
+                request.slot, request.cache_scope, prompt, request.eos_ids, len(request.token_ids)
+            )
+            request.path, request.n_cached, request.n_computed = path, path.n_cached, path.n_cached
 
     def _row(self, request: Request, n_tokens: int) -> Row:
         start = request.n_computed
         end = min(request.n_tokens, start + n_tokens)
+        if self._prefixes is not None and request.path is not None:
+            self._prefixes.keep(request.path, request.slot, request.token_ids, start)
         self._cache.extend(request.slot, start, end)
         return Row(request, start, end, n_outputs=int(end == request.n_tokens and not request.is_full))
 
@@ -68,9 +95,11 @@ class Scheduler:
         return cancelled
 
     def remove(self, request: Request) -> None:
-        """Take out a request, waiting or running, and free its place."""
+        """Take out a request, waiting or running, and free its place; what it computed stays for others."""
         if request.slot < 0:
             self.waiting.remove(request)
-        else:
-            self.running.remove(request)
-            self._cache.close(request.slot)
+            return
+        self.running.remove(request)
+        if self._prefixes is not None and request.path is not None:
+            self._prefixes.close(request.path, request.slot, request.token_ids, request.n_computed)
+        self._cache.close(request.slot)
