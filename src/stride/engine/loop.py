@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
 from stride.engine.kv import PagedCache
 from stride.engine.prefix import PrefixCache
+from stride.engine.prefix_store import PrefixStore
 from stride.engine.request import Failed, Finished, Request, Token
 from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
@@ -37,6 +39,8 @@ class EngineConfig:
         max_queue: requests that may wait beyond the ``n_parallel`` in work.
         cache_bytes: memory for earlier prompts and answers, beyond what the sequences in work can come to need (whose
             memory is used too while they need it not); 0: nothing is kept.
+        cache_dir: a folder that keeps them across restarts.
+        cache_identity: what must be equal for them to be of use after one: names the model, and what computes it.
     """
 
     n_ctx: int = 8192
@@ -45,6 +49,8 @@ class EngineConfig:
     kv_type: KVType = "f16"
     max_queue: int = 64
     cache_bytes: int = 0
+    cache_dir: Path | None = None
+    cache_identity: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0), ("cache_bytes", 0)):
@@ -83,6 +89,7 @@ class Engine:
         spare = [config.cache_bytes // len(model.windows) // n_bytes for n_bytes in model.page_bytes(config.kv_type)]
         self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk, spare)
         self._prefixes = PrefixCache(self._cache) if config.cache_bytes else None
+        self._store: PrefixStore | None = None
         self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes)
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -163,7 +170,11 @@ class Engine:
     # --- the engine's thread ---
 
     def _loop(self, runner: Runner) -> None:
+        if self._prefixes is not None and self.config.cache_dir is not None:
+            self._store = PrefixStore(self.config.cache_dir, self.config.cache_identity, self._prefixes, runner)
         try:
+            if self._store is not None:
+                self._store.load()
             while rows := self._schedule():
                 for done, logits in self._run(runner, rows):
                     self._postprocess(done, logits)
@@ -177,10 +188,15 @@ class Engine:
                 self._deliver(request, Failed(GenerationError("the engine is closed")))
             for future, _ in self._calls:
                 future.set_exception(GenerationError("the engine is closed"))
+            if self._store is not None:
+                self._store.save_all()
+                self._store = None  # it has the model's memory
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
         while True:
+            while self._store is not None and not self._has_work() and self._store.save_one():
+                pass
             with self._changed:
                 self._changed.wait_for(self._has_work)
                 calls, self._calls = self._calls, []

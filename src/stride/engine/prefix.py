@@ -173,7 +173,7 @@ class PrefixCache:
             tokens = token_ids[start : start + PAGE_TOKENS].tobytes()
             for end in range(_TOKEN_BYTES, len(tokens), _TOKEN_BYTES):
                 if (beginning := path.node.children.get(tokens[:end])) is not None:
-                    self._remove(beginning)
+                    self.remove(beginning)
             node = path.node.child(tokens)
             self._share(path, node, slot, path.n_pages)
             path.node.users -= 1
@@ -267,6 +267,22 @@ class PrefixCache:
                 if node in used:
                     used.move_to_end(node)
 
+    def insert(self, parent: Node, tokens: bytes, has_page: Sequence[bool]) -> Node | None:
+        """Add a node that is not there, with a free page of each group that it is to have one of; their content is the
+        caller's to write. None where no page is free for full attention, or the tree cannot take it: a node of less
+        than a page has no children.
+        """
+        groups = self._cache.groups
+        free = [has and g.allocator.n_busy < g.allocator.n_pages for g, has in zip(groups, has_page, strict=True)]
+        full = [has for g, has in zip(groups, free, strict=True) if g.window is None]
+        is_partial = parent.parent is not None and len(parent.tokens) < PAGE_TOKENS * _TOKEN_BYTES
+        if not all(full) or not any(free) or is_partial or tokens in parent.children:
+            return None
+        node = parent.child(tokens)
+        for index in np.flatnonzero(free).tolist():
+            self._hold(node, index, groups[index].allocator.allocate())
+        return node
+
     # --- letting go ---
 
     def _reclaim(self, index: int) -> bool:
@@ -280,12 +296,13 @@ class PrefixCache:
                     self._prune(node)
                     return True
                 if not node.children:
-                    self._remove(node)
+                    self.remove(node)
                     return True
             used.move_to_end(node)  # a sequence, or a longer prompt, is using it
         return False
 
-    def _remove(self, node: Node) -> None:
+    def remove(self, node: Node) -> None:
+        """Take out a node without children that nobody is using."""
         for index, page in enumerate(node.pages):
             if page >= 0:
                 self._drop(node, index)

@@ -70,6 +70,7 @@ class Runner:
         self._model = model
         self._cache = cache
         self._memory = model.new_cache(cache.n_pages, kv_type)
+        self.page_bytes = model.page_bytes(kv_type)
 
     def run(self, rows: Sequence[Row]) -> FloatArray:
         """Logits of the rows' outputs, float32 [outputs, n_vocab], in order of the rows.
