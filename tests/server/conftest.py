@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from stride.errors import GenerationError
-from stride.server import Settings, create_app
+from stride.server import Models, Settings, create_app
 from stride.types import Event, Finish, SamplingParams, Timings, Usage
 
 FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
@@ -110,7 +110,7 @@ def scripted():
 
     def start(*steps: Event | float | Exception, **settings: Any) -> tuple[Client, ScriptedModel]:
         model = ScriptedModel(steps or (FINISH,))
-        return Client(create_app(lambda: model, Settings(**settings))), model  # type: ignore[arg-type,return-value]
+        return Client(create_app(Models.of(model), Settings(**settings))), model  # type: ignore[arg-type]
 
     return start
 

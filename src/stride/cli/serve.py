@@ -79,7 +79,7 @@ def command(
 ) -> None:
     from stride.api import sampling_params
     from stride.errors import RequestError
-    from stride.server import Settings
+    from stride.server import Models, Settings
     from stride.server.process import serve
 
     if cache_type_k != cache_type_v:
@@ -116,7 +116,8 @@ def command(
         "kv_type": cache_type_k,
         "chat_template": _read(chat_template_file) if chat_template_file else None,
     }
-    serve(lambda stopping: options.load(model, stopping, **arguments), settings, port, verbose)
+    models = Models({"": lambda stopping: options.load(model, stopping, **arguments)})
+    serve(models, settings, port, verbose)
 
 
 def _keys(given: list[str], file: Path | None) -> tuple[str, ...]:

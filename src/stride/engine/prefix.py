@@ -122,7 +122,7 @@ class PrefixCache:
         self._used: tuple[OrderedDict[Node, None], ...] = tuple(OrderedDict() for _ in cache.groups)
         self.watcher: Watcher | None = None
         for index, group in enumerate(cache.groups):
-            group.allocator.reclaim = partial(self._reclaim, index)
+            group.allocator.reclaim = partial(self.reclaim, index)
 
     @property
     def n_pages(self) -> tuple[int, ...]:
@@ -283,9 +283,13 @@ class PrefixCache:
             self._hold(node, index, groups[index].allocator.allocate())
         return node
 
+    def reverse(self) -> None:
+        """Take the nodes inserted first for those used last."""
+        self._used = tuple(OrderedDict.fromkeys(reversed(used)) for used in self._used)
+
     # --- letting go ---
 
-    def _reclaim(self, index: int) -> bool:
+    def reclaim(self, index: int) -> bool:
         """Give back one page of a group that nobody else holds: the longest unused one that nothing depends on."""
         used, group = self._used[index], self._cache.groups[index]
         for _ in range(len(used)):

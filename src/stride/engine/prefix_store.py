@@ -2,7 +2,7 @@
 
 Files are named by what they hold (a digest of scope and tokens), each is written whole or not at all, and goes with its
 node. They lie in a folder of their own for all that makes keys and values what they are: model, backend, their type.
-What is damaged or does not fit is passed over and taken away. Prompts lie there as token ids: the folder is its owner's.
+What is damaged or does not fit is passed over and taken away. Prompts lie there as token ids: others may not look.
 
 A file: 16 bytes of magic, the BLAKE2b digest (32 bytes) of what follows: a line of JSON, and the pages' bytes.
 """
@@ -149,6 +149,7 @@ class PrefixStore:
                 len(found),
                 self._folder,
             )
+        self._prefixes.reverse()
         self._prefixes.watcher = self
 
     def _load_with_ancestors(

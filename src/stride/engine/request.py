@@ -75,6 +75,7 @@ class Request:
     n_cached: int = field(init=False, default=0)
     sampler: Sampler = field(init=False, repr=False)
     cancelled: bool = field(init=False, default=False)
+    queued_at: float = field(init=False, default=0.0)
     admitted_at: float = field(init=False, default=0.0)
     prompt_done_at: float = field(init=False, default=0.0)
     last_token_at: float = field(init=False, default=0.0)

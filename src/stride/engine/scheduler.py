@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -29,11 +29,21 @@ class Scheduler:
     Every step computes one token of each sequence that decodes, however many there are. Prompts get ``chunk`` tokens;
     beside decoding sequences, as many as let those keep half their pace (`Pace`). They share them evenly, and get one
     each at least, so that a short prompt ends soon beside a long one, and a long one does end.
+
+    ``has_room`` answers whether memory has room for so many pages of each cache group that were never touched before; a
+    request whose tokens may come to need more waits, and those behind it, once nothing is left to give back.
     """
 
-    def __init__(self, cache: PagedCache, chunk: int, prefixes: PrefixCache | None = None) -> None:
+    def __init__(
+        self,
+        cache: PagedCache,
+        chunk: int,
+        has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
         self._cache = cache
         self._chunk = chunk
+        self._has_room = has_room
         self._prefixes = prefixes
         self._pace = Pace(chunk)
         self.waiting: deque[Request] = deque()
@@ -45,7 +55,7 @@ class Scheduler:
 
     def schedule(self) -> list[Row]:
         """Admit what there is room for, and give the next step's rows. Empty only if nothing is running."""
-        while self.waiting and self._cache.has_free_slot:
+        while self.waiting and self._cache.has_free_slot and self._may_start(len(self.waiting[0].token_ids)):
             self._admit(self.waiting.popleft())
         decoding = [request for request in self.running if request.n_computed >= request.n_prompt]
         prompts = [request for request in self.running if request.n_computed < request.n_prompt]
@@ -87,6 +97,27 @@ class Scheduler:
         self._cache.extend(request.slot, start, end)
         return Row(request, start, end, n_outputs=int(end == request.n_tokens and not request.is_full))
 
+    def _may_start(self, n_tokens: int) -> bool:
+        """Whether there is memory for what runs and a new sequence of so many tokens; 0: for what runs."""
+        running = [(request.slot, len(request.token_ids)) for request in self.running]
+        while not self._has_room(fresh := self._cache.fresh_pages(running, n_tokens)):
+            short = [group for group, n_pages in enumerate(fresh) if n_pages]
+            if self._prefixes is None or not any(map(self._prefixes.reclaim, short)):
+                return False
+        return True
+
+    def remove_refused(self) -> Request | None:
+        """Take out a request for which there is too little memory although nothing runs."""
+        return self.waiting.popleft() if self.waiting and not self.running else None
+
+    def remove_late(self, waiting_since: float, begun_before: float) -> list[Request]:
+        """Take out the requests that wait since before the one time, or are there since before the other."""
+        late = [request for request in self.waiting if request.queued_at < waiting_since]
+        late += [request for request in (*self.waiting, *self.running) if request.queued_at < begun_before]
+        for request in (late := list(dict.fromkeys(late))):
+            self.remove(request)
+        return late
+
     def remove_cancelled(self) -> list[Request]:
         """Take out the cancelled requests, freeing their places, and give them."""
         cancelled = [request for request in (*self.waiting, *self.running) if request.cancelled]
@@ -103,3 +134,4 @@ class Scheduler:
         if self._prefixes is not None and request.path is not None:
             self._prefixes.close(request.path, request.slot, request.token_ids, request.n_computed)
         self._cache.close(request.slot)
+        self._may_start(0)  # what it was promised is free for others

@@ -10,21 +10,23 @@ from stride import __version__
 from stride.errors import StrideError
 from stride.server import errors, native, openai
 from stride.server.guard import Guard, is_loopback
-from stride.server.service import Provider, Service, Settings
+from stride.server.models import Models
+from stride.server.service import Holding, Service, Settings
 
 DIALECTS = (openai, native)
 """Modules with a ``router(service)``; their routes answer under ``/v1`` and without it."""
 
 
-def create_app(provider: Provider, settings: Settings | None = None) -> FastAPI:
-    """The application; it answers 503 until ``provider`` gives a model, and closes nothing when it ends."""
-    service = Service(provider, settings or Settings())
+def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
+    """The application; the models remain the caller's to close."""
+    service = Service(models, settings or Settings())
     app = FastAPI(title="Stride", version=__version__)
     for dialect in DIALECTS:
         app.include_router(dialect.router(service), prefix="/v1")
         app.include_router(dialect.router(service), include_in_schema=False)
     for kind in (StrideError, HTTPException, Exception):
         app.add_exception_handler(kind, lambda request, error: errors.response(error))
+    app.add_middleware(Holding)
     app.add_middleware(Guard, api_keys=service.settings.api_keys, loopback=is_loopback(service.settings.host))
     app.add_middleware(
         CORSMiddleware,

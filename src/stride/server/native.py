@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from stride.server.service import Service
 from stride.server.wire import FINGERPRINT
@@ -15,14 +15,14 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether the model is loaded: 200, or 503 while it is not."""
-        service.llm()
+        """200, or 503 while the only model is not loaded."""
+        service.check_ready()
         return {"status": "ok"}
 
     @routes.get("/props")
-    async def props() -> dict[str, Any]:
+    async def props(http: Request, model: str | None = None) -> dict[str, Any]:
         """What is served and how."""
-        llm = service.llm()
+        llm = await service.llm(http, model)
         info = llm.info
         return {
             "default_generation_settings": {"n_ctx": llm.n_ctx, "params": service.settings.sampling},

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from stride.api import LLM
 from stride.server.body import read_json
+from stride.server.errors import NoModelError
 from stride.server.respond import respond
 from stride.server.schema import ChatRequest, CompletionRequest, openapi_body, read
 from stride.server.service import Service
@@ -22,22 +23,22 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/models")
     async def models() -> dict[str, Any]:
-        """The one model that is served."""
-        return {"object": "list", "data": [_card(service)]}
+        """The models that are served, loaded or not."""
+        return {"object": "list", "data": _cards(service)}
 
     @routes.get("/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         """One model by its name."""
-        card = _card(service)
-        if name != card["id"]:
-            raise HTTPException(404, f"there is no model {name!r}, only {card['id']!r}")
-        return card
+        cards = {card["id"]: card for card in _cards(service)}
+        if name not in cards:
+            raise NoModelError(name, tuple(cards))
+        return cards[name]
 
     @routes.post("/chat/completions", response_model=None, openapi_extra=openapi_body(ChatRequest))
     async def chat(http: Request) -> Response:
         """The next turn of a conversation, whole or as server-sent events."""
-        llm = service.llm()
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         variables = {**settings.template_kwargs, **asked.template_variables}
         stream = await asyncio.to_thread(llm.chat_stream, asked.messages, asked.offered_tools, params, variables)
@@ -47,8 +48,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/completions", response_model=None, openapi_extra=openapi_body(CompletionRequest))
     async def complete(http: Request) -> Response:
         """A text continued as it stands, whole or as server-sent events."""
-        llm = service.llm()
         asked = read(CompletionRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         stream = await asyncio.to_thread(llm.stream, asked.prompt, params)
         return await respond(http, stream, TextAnswer(service.name(llm)), asked, settings.ping_seconds)
@@ -56,20 +57,30 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _card(service: Service) -> dict[str, Any]:
-    llm = service.llm()
+def _cards(service: Service) -> list[dict[str, Any]]:
+    service.check_ready()
+    loaded = service.models.loaded()
+    return [_card(service, name, loaded.get(name)) for name in service.models.names]
+
+
+def _card(service: Service, name: str, llm: LLM | None) -> dict[str, Any]:
+    """A model in a list; what is in its file is known once it is loaded."""
+    card = {
+        "id": name if llm is None else service.name(llm),
+        "object": "model",
+        "created": service.started,
+        "owned_by": "stride",
+        "status": {"value": service.models.state(name)},
+    }
+    return card if llm is None else {**card, "meta": _meta(llm)}
+
+
+def _meta(llm: LLM) -> dict[str, Any]:
     info = llm.info
-    meta = {
+    return {
         "n_vocab": info["n_vocab"],
         "n_ctx": info["n_ctx"],
         "n_ctx_train": info["n_ctx_train"],
         "n_params": info["n_params"],
         "size": info["file_bytes"],
-    }
-    return {
-        "id": service.name(llm),
-        "object": "model",
-        "created": service.started,
-        "owned_by": "stride",
-        "meta": meta,
     }

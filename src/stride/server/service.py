@@ -1,17 +1,21 @@
-"""What every route shares: the model, once it is loaded, and how the server was started."""
+"""What every route shares: the models, and how the server was started."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from stride.api import LLM
 from stride.server import errors
+from stride.server.models import Models
 
-Provider = Callable[[], LLM | None]
-"""Gives the model, or None while it loads."""
+HELD = "stride.held"
+"""Key of a request's scope: the stack of what is let go of once its response has been sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +42,47 @@ class Settings:
 
 
 class Service:
-    """The model behind the routes."""
+    """The models behind the routes."""
 
-    def __init__(self, provider: Provider, settings: Settings) -> None:
-        self._provider = provider
+    def __init__(self, models: Models, settings: Settings) -> None:
+        self.models = models
         self.settings = settings
         self.started = int(time.time())
 
-    def llm(self) -> LLM:
-        """The model.
+    async def llm(self, http: Request, name: str | None = None) -> LLM:
+        """The model that a request asks for by ``name``, loaded first where it must be.
+
+        The request holds it until its response has been sent, to the end of its stream.
 
         Raises:
-            LoadingError: it is not there yet.
+            LoadingError, RequestError, NoModelError, StrideError: as `Models.acquire` does.
         """
-        llm = self._provider()
-        if llm is None:
+        slot = await self.models.acquire(name)
+        http.scope[HELD].callback(self.models.release, slot)
+        assert slot.llm is not None
+        return slot.llm
+
+    def check_ready(self) -> None:
+        """Requests are welcome.
+
+        Raises:
+            LoadingError: the only model is not there yet.
+        """
+        if self.models.is_single and not self.models.loaded():
             raise errors.LoadingError
-        return llm
 
     def name(self, llm: LLM) -> str:
         """What clients call the model."""
-        return self.settings.alias or llm.name
+        names = [name for name, loaded in self.models.loaded().items() if loaded is llm and name]
+        return names[0] if names else self.settings.alias or llm.name
+
+
+class Holding:
+    """ASGI middleware: lets go of what a request holds once its response has been sent, or could not be."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as held:
+            await self.app({**scope, HELD: held}, receive, send)
