@@ -3,6 +3,7 @@ line, Python and HTTP."""
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
 
-from stride import memory, ops
+from stride import __version__, memory, ops
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
@@ -26,7 +27,7 @@ from stride.errors import (
     RequestError,
     UnsupportedError,
 )
-from stride.gguf import GGUFFile, Metadata, open_gguf
+from stride.gguf import GGUFFile, Metadata, fingerprint, open_gguf
 from stride.memory import Plan, Wishes
 from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
@@ -51,6 +52,9 @@ class LLM:
         max_queue: requests that may wait.
         queue_seconds: how long a request may wait.
         request_seconds: how long a request may take.
+        cache_ram: MiB of memory for the keys and values of earlier prompts and answers, so that what begins like them
+            starts sooner; 0 is none, -1 all that is left, None at most 8192 and half of what is left.
+        cache_dir: a folder in which they outlive this object.
         progress: called with (bytes read, bytes in all) while weights are read.
         planned: called with the plan of memory before weights are read.
 
@@ -74,6 +78,8 @@ class LLM:
         max_queue: int = 64,
         queue_seconds: float = math.inf,
         request_seconds: float = math.inf,
+        cache_ram: int | None = None,
+        cache_dir: str | Path | None = None,
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
     ) -> None:
@@ -82,7 +88,10 @@ class LLM:
             raise RequestError(f"kv_type is {kv_type!r}, but must be one of {', '.join(kinds)}", field="kv_type")
         if threads is not None and not (isinstance(threads, int) and threads > 0):
             raise RequestError(f"threads is {threads!r}, but must be a positive integer", field="threads")
+        if cache_ram is not None and not (isinstance(cache_ram, int) and cache_ram >= -1):
+            raise RequestError(f"cache_ram is {cache_ram!r}, but must be an integer of at least -1", field="cache_ram")
         self.path = model_path(model)
+        self.cache_scope = ""
         with ExitStack() as opened:
             self._file = opened.enter_context(open_gguf(self.path))
             self.config = read_config(self._file)
@@ -92,7 +101,8 @@ class LLM:
             opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
             self.backend = ops.load(backend, threads, self._file.paths)
-            self.plan = self._plan(Wishes(n_ctx, n_parallel, kv_type))
+            prefixes = cache_ram if cache_ram is None or cache_ram < 0 else cache_ram << 20
+            self.plan = self._plan(Wishes(n_ctx, n_parallel, kv_type, prefixes))
             self.n_ctx, self.kv_type = self.plan.n_ctx, self.plan.kv_type
             engine_config = EngineConfig(
                 n_ctx=self.n_ctx,
@@ -101,6 +111,9 @@ class LLM:
                 max_queue=max_queue,
                 queue_seconds=queue_seconds,
                 request_seconds=request_seconds,
+                cache_bytes=self.plan.prefixes,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                cache_identity=self._cache_identity() if cache_dir is not None else "",
             )
             if planned is not None:
                 planned(self.plan)
@@ -114,6 +127,11 @@ class LLM:
                     f"{self.path}: the system gave less memory than it said was available", could_ever_fit=True
                 ) from error
             self._opened = opened.pop_all()  # from here on `close` does it
+
+    def _cache_identity(self) -> str:
+        """Whatever keys and values depend on besides the tokens: program, computation, type, and the model's bytes."""
+        parts = (__version__, self.backend.name, self.kv_type, self.config.windows, fingerprint(self._file.paths))
+        return repr(parts)
 
     def _plan(self, wishes: Wishes) -> Plan:
         """How this model is to be run here; errors name the file."""
@@ -183,7 +201,7 @@ class LLM:
     def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Stream:
         """`generate` as a stream of events, all of them content."""
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams())
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), cache_scope=self.cache_scope)
 
     def chat_stream(
         self,
@@ -198,7 +216,13 @@ class LLM:
         rendered, offered = self._render(messages, tools, template_kwargs or {})
         parser = StreamParser(self.tool_format, offered, self.tool_format.starts_in_reasoning(rendered.text))
         ids = self.tokenizer.encode_prompt(rendered.pieces)
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser)
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser, self.cache_scope)
+
+    def scoped(self, cache_scope: str) -> Self:
+        """The same model for one user: requests share prompts, and what their times tell, only within a scope."""
+        other = copy.copy(self)
+        other.cache_scope = cache_scope
+        return other
 
     # --- text and numbers ---
 

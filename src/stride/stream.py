@@ -28,8 +28,9 @@ class Stream:
         prompt_ids: list[int],
         params: SamplingParams,
         parser: StreamParser | None = None,
+        cache_scope: str = "",
     ) -> None:
-        """Submit the request; without a parser all text is content.
+        """Submit the request; without a parser all text is content. ``cache_scope``: see `Request`.
 
         Raises:
             RequestError: the engine refuses it.
@@ -49,6 +50,7 @@ class Stream:
             deliver=self._put,
             stop=self._take,
             eos_ids=tokenizer.eos_ids,
+            cache_scope=cache_scope,
         )
         engine.submit(self._request)
 

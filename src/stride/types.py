@@ -73,6 +73,7 @@ class SamplingParams:
     ``repeat_penalty`` divides (or multiplies, below zero) the logits of the last ``repeat_last_n`` tokens
     (-1: all); presence and frequency penalties are subtracted as in OpenAI's API. ``logit_bias`` is added first.
     ``max_tokens`` None: until the context is full. ``stop``: strings that end the output and are not part of it.
+    ``cache_prompt``: what earlier requests computed may be used, and what this one computes may be used by later ones.
 
     Raises:
         RequestError: a value out of its range; ``field`` names it.
@@ -92,6 +93,7 @@ class SamplingParams:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    cache_prompt: bool = True
 
     def __post_init__(self) -> None:
         for name in ("top_k", "repeat_last_n", "seed", "max_tokens"):

@@ -56,12 +56,18 @@ class ScriptedModel:
     n_ctx: int = 128
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     streams: list[Script] = field(default_factory=list)
+    scopes: list[str] = field(default_factory=list)
+    engine: object = field(default_factory=object)
     template: Any = field(default_factory=lambda: SimpleNamespace(source="{{ messages }}"))
 
     @property
     def info(self) -> dict[str, Any]:
         numbers = dict.fromkeys(("n_vocab", "n_ctx", "n_ctx_train", "n_params", "file_bytes", "kv_bytes"), 1)
         return {**numbers, "path": "scripted.gguf", "n_parallel": 1, "kv_type": "f16", "backend": "script"}
+
+    def scoped(self, cache_scope: str) -> ScriptedModel:
+        self.scopes.append(cache_scope)
+        return self
 
     def chat_stream(self, messages: Any, tools: Any, params: SamplingParams, variables: Any) -> Script:
         return self._start(messages, tools, params, variables)

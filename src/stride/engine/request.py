@@ -50,8 +50,7 @@ class Request:
 
     ``deliver`` is told every token, then exactly one ``Finished`` or ``Failed``. ``stop`` is asked, before the delivery
     of each token, whether the output ends with it (reason "stop"); it is not asked about an end-of-sequence token.
-    ``cache_prompt``: whether what it computes may be used by later requests of the same ``cache_scope``, and it may use
-    theirs; nothing passes from one scope to another.
+    Requests share what they computed (``params.cache_prompt``) within a ``cache_scope``, and nothing across scopes.
     ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
     on the engine's thread and must not block; one that raises fails its request, and no other.
     """
@@ -62,7 +61,6 @@ class Request:
     stop: Callable[[int], bool] | None = None
     mask: LogitsMask | None = None
     eos_ids: frozenset[int] = frozenset()
-    cache_prompt: bool = True
     cache_scope: str = ""
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before

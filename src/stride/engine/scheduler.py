@@ -82,7 +82,7 @@ class Scheduler:
         request.slot = self._cache.open()
         request.admitted_at = perf_counter()
         self.running.append(request)
-        if self._prefixes is not None and request.cache_prompt:
+        if self._prefixes is not None and request.params.cache_prompt:
             prompt = request.token_ids[: request.n_prompt]
             path = self._prefixes.open(
                 request.slot, request.cache_scope, prompt, request.eos_ids, len(request.token_ids)
