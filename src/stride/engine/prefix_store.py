@@ -202,12 +202,12 @@ class PrefixStore:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError("the file begins otherwise")
         file.seek(len(MAGIC) + 32)
-        value: Any = json.loads(file.readline(_LONGEST_HEADER))
         try:
+            value: Any = json.loads(file.readline(_LONGEST_HEADER))
             scope = None if value["scope"] is None else bytes.fromhex(value["scope"])
             tokens = bytes.fromhex(value["tokens"])
             header = Header(bytes.fromhex(value["parent"]), scope, tokens, tuple(value["pages"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError("the header is none") from error
         n_tokens, partial = divmod(len(tokens), 4)
         if partial or not 1 <= n_tokens <= PAGE_TOKENS or not self._fits(header.pages):
