@@ -107,6 +107,7 @@ class SamplingParams:
             _check(getattr(self, name) <= 1, name, getattr(self, name), "at most 1")
         for name in ("presence_penalty", "frequency_penalty"):
             _check(_is_finite(getattr(self, name)), name, getattr(self, name), "a finite number")
+        _check(isinstance(self.cache_prompt, bool), "cache_prompt", self.cache_prompt, "true or false")
         _check(self.repeat_penalty > 0, "repeat_penalty", self.repeat_penalty, "above 0")
         _check(self.top_k >= 0, "top_k", self.top_k, "at least 0")
         _check(self.repeat_last_n >= -1, "repeat_last_n", self.repeat_last_n, "at least -1")

@@ -92,9 +92,11 @@ class Client(httpx.Client):
     def __init__(self, app: Any, **arguments: Any) -> None:
         super().__init__(transport=_Bridge(app), base_url="http://localhost", **arguments)
 
-    def ask(self, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
+    def ask(
+        self, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None, **body: Any
+    ) -> httpx.Response:
         default = {} if "prompt" in body or "messages" in body else {"messages": [{"role": "user", "content": "Hi"}]}
-        return self.post(path, json={**default, **body})
+        return self.post(path, json={**default, **body}, headers=headers)
 
 
 class _Bridge(httpx.BaseTransport):

@@ -52,8 +52,8 @@ class Node:
         self.children: dict[bytes, Node] = {}
         self.keys: list[bytes] = []  # of the children, sorted
         self.users = 0
-        before = parent.digest if parent else b""
-        self.digest = hashlib.blake2b(before + tokens, digest_size=32).digest()
+        before = b"" if parent is None else parent.digest
+        self.digest: bytes = hashlib.blake2b(before + tokens, digest_size=32).digest()
 
     def child(self, tokens: bytes) -> Node:
         """The child of these tokens, made if there is none."""

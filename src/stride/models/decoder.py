@@ -147,10 +147,9 @@ class Decoder:
             self.ops.write_page(pool, target, self.ops.read_page(pool, source))
 
     def _pools(self, cache: Cache, group: int) -> list[KVPool]:
-        """The pools of a cache group's layers."""
-        blocks = (*self.blocks, *(head.block for head in self.draft_heads))
+        """The pools of a cache group's layers; not those of draft heads, which nothing that was kept depends on."""
         window = self.windows[group]
-        return [pool for pool, b in zip(cache.pools, blocks, strict=True) if b.config.window == window]
+        return [pool for pool, b in zip(cache.pools, self.blocks, strict=False) if b.config.window == window]
 
     def forward(self, batch: Batch, cache: Cache) -> FloatArray:
         """Run a batch: float32 [outputs, vocabulary], the logits of ``batch.outputs``."""

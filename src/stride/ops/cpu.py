@@ -148,7 +148,8 @@ class CpuBackend:
     # --- moving pages of a cache ---
 
     def read_page(self, pool: _cpu.KVPool, page: int) -> ByteArray:
-        return pool.pages[page]
+        held: ByteArray = pool.pages[page]
+        return held
 
     def write_page(self, pool: _cpu.KVPool, page: int, data: ByteArray) -> None:
         pool.pages[page] = data
