@@ -4,6 +4,8 @@ import asyncio
 import gc
 import json
 import weakref
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
