@@ -110,6 +110,24 @@ def test_pages_kept_for_later_are_given_back_before_a_request_waits_for_memory()
     assert all(n < before for n, before in zip(prefixes.n_pages, kept, strict=True))
 
 
+def test_requests_that_begin_alike_compute_it_once() -> None:
+    cache = PagedCache((None, 32), 4, 1000, 64, (40, 40))
+    scheduler = Scheduler(cache, 64, prefixes=PrefixCache(cache))
+    prompts = [[1] * 300, [1] * 300, [1] * 200 + [2] * 150, [1] * 100 + [3] * 300]
+    requests = [Request(prompt, SamplingParams(max_tokens=9), deliver=lambda output: None) for prompt in prompts]
+    for request in requests:
+        request.prepare(n_ctx=1000, n_vocab=10)
+        scheduler.add(request)
+    compute(scheduler)
+    assert [request in scheduler.running for request in requests] == [True, False, False, True]
+    while not all(request.n_tokens > request.n_prompt for request in requests):
+        compute(scheduler)
+    first, same, half, quarter = (request.n_cached for request in requests)
+    assert (first, quarter) == (0, 0)
+    assert same == 288  # its whole pages
+    assert half == 192  # likewise, of what is alike
+
+
 def test_what_a_request_computed_is_used_by_the_next_unless_either_says_no() -> None:
     cache = PagedCache((None, 32), 1, 1000, 64, (20, 20))
     scheduler = Scheduler(cache, 64, prefixes=PrefixCache(cache))

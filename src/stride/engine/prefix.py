@@ -14,7 +14,7 @@ A position inside a page is resumed on a copy of the page: what follows its firs
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -165,6 +165,20 @@ class PrefixCache:
             group.extend(slot, n_cached, n_cached)
             self._cache.copies.append((index, source, int(group.table[slot, n_whole])))
         return path
+
+    def expect(self, path: Path, position: int) -> bool:
+        """Note that another sequence is to be resumed at a position that a sequence has yet to come to. False if it has
+        come there, or too close to still keep all that takes.
+        """
+        if position // PAGE_TOKENS <= path.n_pages:
+            return False
+        i = bisect_left(path.ends, position - MARGIN)
+        if self._distance and not (i < len(path.ends) and path.ends[i] <= position + MARGIN):
+            windows = [group.window for group in self._cache.groups if group.window is not None]
+            if first_page(max(0, position - MARGIN), max(windows)) < path.n_pages:
+                return False
+            insort(path.ends, position)
+        return True
 
     def keep(self, path: Path, slot: int, token_ids: IntArray, n_computed: int) -> None:
         """Hold the pages that are whole by now; where the tree has the same already, the sequence shares those."""

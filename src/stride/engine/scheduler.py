@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
+
 from stride.engine.kv import PagedCache
 from stride.engine.pace import Pace
 from stride.engine.prefix import PrefixCache
@@ -24,7 +26,8 @@ class Row:
 
 
 class Scheduler:
-    """Requests waiting for a slot, first come first served, and requests running.
+    """Requests waiting for a slot, first come first served, and requests running. One that begins like another that is
+    being computed waits until it can share that, and lets those behind it go first.
 
     Every step computes one token of each sequence that decodes, however many there are. Prompts get ``chunk`` tokens;
     beside decoding sequences, as many as let those keep half their pace (`Pace`). They share them evenly, and get one
@@ -55,8 +58,9 @@ class Scheduler:
 
     def schedule(self) -> list[Row]:
         """Admit what there is room for, and give the next step's rows. Empty only if nothing is running."""
-        while self.waiting and self._cache.has_free_slot and self._may_start(len(self.waiting[0].token_ids)):
-            self._admit(self.waiting.popleft())
+        while self._cache.has_free_slot and (request := self._next()) and self._may_start(len(request.token_ids)):
+            self.waiting.remove(request)
+            self._admit(request)
         decoding = [request for request in self.running if request.n_computed >= request.n_prompt]
         prompts = [request for request in self.running if request.n_computed < request.n_prompt]
         rows = [self._row(request, 1) for request in decoding]
@@ -77,6 +81,26 @@ class Scheduler:
         n_decoding = sum(row.start >= row.request.n_prompt for row in rows)
         n_prompt_tokens = sum(row.end - row.start for row in rows if row.start < row.request.n_prompt)
         self._pace.ran(n_decoding, n_prompt_tokens, seconds)
+
+    def _next(self) -> Request | None:
+        """The first request that waits and shall not wait longer."""
+        return next(
+            (one for one in self.waiting if not any(self._will_share(one, other) for other in self.running)), None
+        )
+
+    def _will_share(self, request: Request, other: Request) -> bool:
+        """Whether half or more of a prompt is what a running request is still to compute."""
+        if (
+            self._prefixes is None
+            or other.path is None
+            or not request.params.cache_prompt
+            or request.cache_scope != other.cache_scope
+        ):
+            return False
+        n = min(request.n_prompt - 1, other.n_prompt)
+        differ = np.flatnonzero(request.token_ids[:n] != other.token_ids[:n])
+        n_alike = int(differ[0]) if len(differ) else n
+        return 2 * n_alike >= request.n_prompt and self._prefixes.expect(other.path, n_alike)
 
     def _admit(self, request: Request) -> None:
         request.slot = self._cache.open()
