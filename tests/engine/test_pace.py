@@ -67,7 +67,16 @@ def test_a_hiccup_is_forgotten_soon() -> None:
     before = simulate(pace, COSTS["proportional"], 1, 60)[-1][0]
     for _ in range(3):
         pace.ran(1, pace.n_prompt_tokens(1), 5.0)
-    assert simulate(pace, COSTS["proportional"], 1, 8)[-1][0] >= 0.8 * before
+    assert simulate(pace, COSTS["proportional"], 1, 12)[-1][0] >= 0.8 * before
+
+
+def test_one_slow_measurement_changes_nothing() -> None:
+    pace = Pace(512)
+    for _ in range(5):
+        pace.ran(1, 0, 0.01)
+    before = simulate(pace, COSTS["proportional"], 1, 60)[-1][0]
+    pace.ran(1, 0, 5.0)
+    assert max(n for n, _ in simulate(pace, COSTS["proportional"], 1, ALONE_EVERY)) <= before
 
 
 def test_a_chunk_holds_decoding_sequences_and_prompts() -> None:
