@@ -9,7 +9,8 @@ from starlette.exceptions import HTTPException
 from stride import __version__
 from stride.errors import StrideError
 from stride.server import errors, native, openai
-from stride.server.guard import Guard, is_loopback
+from stride.server.guard import Guard, Keys, is_loopback
+from stride.server.limits import Limits
 from stride.server.models import Models
 from stride.server.service import Holding, Service, Settings
 
@@ -18,8 +19,13 @@ DIALECTS = (openai, native)
 
 
 def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
-    """The application; the models remain the caller's to close."""
-    service = Service(models, settings or Settings())
+    """The application; the models remain the caller's to close. Its ``state.keys`` are the API keys.
+
+    Raises:
+        StrideError: the file of keys cannot be read.
+    """
+    settings = settings or Settings()
+    service = Service(models, settings)
     app = FastAPI(title="Stride", version=__version__)
     for dialect in DIALECTS:
         app.include_router(dialect.router(service), prefix="/v1")
@@ -27,7 +33,15 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     for kind in (StrideError, HTTPException, Exception):
         app.add_exception_handler(kind, lambda request, error: errors.response(error))
     app.add_middleware(Holding)
-    app.add_middleware(Guard, api_keys=service.settings.api_keys, loopback=is_loopback(service.settings.host))
+    app.add_middleware(
+        Limits,
+        key_parallel=settings.key_parallel,
+        key_per_minute=settings.key_per_minute,
+        body_seconds=settings.body_seconds,
+        max_bytes=settings.max_bodies_bytes,
+    )
+    app.state.keys = Keys(settings.api_keys, settings.api_key_file)
+    app.add_middleware(Guard, keys=app.state.keys, loopback=is_loopback(settings.host))
     app.add_middleware(
         CORSMiddleware,
         allow_origin_regex=r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?",

@@ -165,8 +165,8 @@ class Models:
                     del self._slots[slot.name]
             slot.ready.set_exception(error)
         else:
-            _say(slot.name, f"ready in {time.perf_counter() - started:.1f} s")
             slot.ready.set_result(llm)
+            _say(slot.name, f"ready in {time.perf_counter() - started:.1f} s")
 
     def _load(self, name: str) -> LLM:
         while True:

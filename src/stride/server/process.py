@@ -7,12 +7,22 @@ import signal
 import socket
 import sys
 from concurrent.futures import Future
+from functools import partial
 
 import uvicorn
 
 from stride.api import LLM
 from stride.errors import StrideError
 from stride.server.app import create_app
+from stride.server.connections import (
+    MAX_HEADER_BYTES,
+    SPARE_FILES,
+    Connection,
+    ConnectionLimits,
+    Server,
+    raise_file_limit,
+)
+from stride.server.guard import Keys
 from stride.server.models import Models
 from stride.server.service import Settings
 
@@ -25,22 +35,31 @@ def serve(models: Models, settings: Settings, port: int, verbose: bool = False) 
     Raises:
         StrideError: the address cannot be listened on, or the only model cannot be loaded.
     """
+    app = create_app(models, settings)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING)
     listener = listen(settings.host, port)
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     _say(f"listening on http://{name}:{listener.getsockname()[1]}")
 
-    app = create_app(models, settings)
+    limits = ConnectionLimits(max_connections=max(1, raise_file_limit() - SPARE_FILES))
     config = uvicorn.Config(
-        app, log_config=None, access_log=verbose, server_header=False, http="h11", ws="none", lifespan="off"
+        app,
+        log_config=None,
+        access_log=verbose,
+        server_header=False,
+        http=partial(Connection, limits=limits),  # type: ignore[arg-type]
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        ws="none",
+        lifespan="off",
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
 
     def stop(*_: object) -> None:
         server.should_exit = True
 
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains at these, then raises them once more, for us
         signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda *_: _reload(app.state.keys))
     failures: list[BaseException] = []
 
     def loaded(result: Future[LLM]) -> None:
@@ -57,6 +76,14 @@ def serve(models: Models, settings: Settings, port: int, verbose: bool = False) 
         listener.close()
     if failures:
         raise failures[0]
+
+
+def _reload(keys: Keys) -> None:
+    try:
+        keys.reload()
+        _say("keys were read again")
+    except StrideError as error:
+        _say(f"the keys stay as they were: {error}")
 
 
 def listen(host: str, port: int) -> socket.socket:

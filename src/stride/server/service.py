@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stride.api import LLM
 from stride.server import errors
-from stride.server.guard import key_digest
+from stride.server.guard import KEY
 from stride.server.models import Models
 
 HELD = "stride.held"
@@ -26,20 +27,30 @@ class Settings:
     Attributes:
         host: the address it is bound to; on loopback, Host and Origin of requests are checked.
         api_keys: keys of which each request must bring one; none are asked for where there are none.
+        api_key_file: more keys, one on each line.
+        key_parallel: requests of one key at a time; 0: any number.
+        key_per_minute: requests of one key in a minute; 0: any number.
         alias: the model's name on the wire; None is the model's own.
         sampling: sampling parameters where a request says nothing.
         template_kwargs: variables of the chat template where a request says nothing.
         ping_seconds: silence on a stream after which a comment is sent.
         max_body_bytes: size of a request's body at most.
+        max_bodies_bytes: size of all bodies at most whose requests are not answered yet.
+        body_seconds: time for a body to arrive.
     """
 
     host: str = "127.0.0.1"
     api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    key_parallel: int = 0
+    key_per_minute: int = 0
     alias: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     ping_seconds: float = 15.0
     max_body_bytes: int = 32 << 20
+    max_bodies_bytes: int = 256 << 20
+    body_seconds: float = 60.0
 
 
 class Service:
@@ -62,7 +73,7 @@ class Service:
         slot = await self.models.acquire(name)
         http.scope[HELD].callback(self.models.release, slot)
         assert slot.llm is not None
-        return slot.llm.scoped(key_digest(http.headers) if self.settings.api_keys else "")
+        return slot.llm.scoped(http.scope[KEY])
 
     def check_ready(self) -> None:
         """Requests are welcome.
