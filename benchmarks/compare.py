@@ -30,6 +30,7 @@ from limits import BANDWIDTH_BYTES, Work, read_work
 from stride import _cpu
 from stride.bench.machine import machine
 from stride.bench.statistics import Summary, summarize
+from stride.ops import packed
 from stride.ops.cpu import choose_isa, default_threads
 
 BATCHED_PROMPT = 128
@@ -172,7 +173,8 @@ def batched_rates(output: str) -> Rates:
 
 def bench_commands(argv: list[str], plan: Plan) -> list[Command]:
     """llama-bench's lists, Stride's too, in two processes: with -d, prompts would be measured at every depth."""
-    commands = [single_depth(argv, plan)]
+    shallow = single_depth(argv, plan)
+    commands = [shallow] if shallow.labels else []
     if deep := [depth for depth in plan.depths if depth]:
         options = ["-p", "0", "-n", str(plan.n_gen), "-d", ",".join(map(str, deep))]
         labels = [generation_label(plan.n_gen, depth) for depth in deep]
@@ -367,7 +369,9 @@ def main() -> None:
     n_discarded = sum(len(engine.discarded) for engine in engines)
 
     facts = machine()
-    print(f"{facts['cpu']}, {plan.threads} threads, {choose_isa()}; extension built by {_cpu.compiler}")
+    is_packed = packed.find([Path(plan.model)])[0] is not None
+    print(f"{facts['cpu']}, {plan.threads} threads, {choose_isa()}; extension built by {_cpu.compiler}", end="; ")
+    print(f"stride reads {'the packed copy' if is_packed else 'the file'}")
     for engine in engines:
         print(f"{engine.name}: build {engine.version}")
         for command in engine.commands:
@@ -383,7 +387,7 @@ def main() -> None:
     for engine in engines:
         for failure in engine.failures:
             print(f"\nFAILED {engine.name}: {failure}")
-    print(json.dumps(report(engines, plan, work, peaks, loads, shared, facts)))
+    print(json.dumps({**report(engines, plan, work, peaks, loads, shared, facts), "packed_copy": is_packed}))
 
 
 def report(
