@@ -39,8 +39,11 @@ class Stream:
         params: SamplingParams,
         parser: StreamParser | None = None,
         mask: LogitsMask | None = None,
+        cache_scope: str = "",
     ) -> None:
-        """Submit the request; without a parser all text is content. ``mask`` restricts it to a grammar.
+        """Submit the request; without a parser all text is content.
+
+        ``mask`` restricts it to a grammar; ``cache_scope``: see `Request`.
 
         Raises:
             RequestError: the engine refuses it.
@@ -61,6 +64,7 @@ class Stream:
             stop=self._take,
             mask=mask,
             eos_ids=tokenizer.eos_ids,
+            cache_scope=cache_scope,
         )
         engine.submit(self._request)
 

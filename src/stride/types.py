@@ -73,6 +73,7 @@ class SamplingParams:
     ``repeat_penalty`` divides (or multiplies, below zero) the logits of the last ``repeat_last_n`` tokens
     (-1: all); presence and frequency penalties are subtracted as in OpenAI's API. ``logit_bias`` is added first.
     ``max_tokens`` None: until the context is full. ``stop``: strings that end the output and are not part of it.
+    ``cache_prompt``: what earlier requests computed may be used, and what this one computes may be used by later ones.
 
     Raises:
         RequestError: a value out of its range; ``field`` names it.
@@ -92,6 +93,7 @@ class SamplingParams:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    cache_prompt: bool = True
 
     def __post_init__(self) -> None:
         for name in ("top_k", "repeat_last_n", "seed", "max_tokens"):
@@ -105,6 +107,7 @@ class SamplingParams:
             _check(getattr(self, name) <= 1, name, getattr(self, name), "at most 1")
         for name in ("presence_penalty", "frequency_penalty"):
             _check(_is_finite(getattr(self, name)), name, getattr(self, name), "a finite number")
+        _check(isinstance(self.cache_prompt, bool), "cache_prompt", self.cache_prompt, "true or false")
         _check(self.repeat_penalty > 0, "repeat_penalty", self.repeat_penalty, "above 0")
         _check(self.top_k >= 0, "top_k", self.top_k, "at least 0")
         _check(self.repeat_last_n >= -1, "repeat_last_n", self.repeat_last_n, "at least -1")
