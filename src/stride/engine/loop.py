@@ -8,16 +8,19 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeVar
 
 from stride.engine.kv import PagedCache
+from stride.engine.measures import Measures
 from stride.engine.request import Failed, Finished, Request, Token
 from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
+from stride.engine.sampler_logprobs import logprobs_of
 from stride.engine.scheduler import Row, Scheduler
 from stride.errors import GenerationError, OverloadedError, RequestError, StrideError
 from stride.ops.api import FloatArray, KVType
-from stride.types import FinishReason
+from stride.types import FinishReason, SamplingParams
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -59,6 +62,18 @@ class EngineMetrics:
     total_pages: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """A request that is running: its place, how far it has come, and how it is sampled."""
+
+    slot: int
+    n_prompt: int
+    n_computed: int
+    n_generated: int
+    n_remaining: int
+    params: SamplingParams
+
+
 class Engine:
     """Runs requests through a model on a thread of its own, several at a time.
 
@@ -76,6 +91,7 @@ class Engine:
         self._aborting = False
         self._prompt_tokens = 0
         self._generated_tokens = 0
+        self.measures = Measures()
         # The thread alone holds model and cache memory, so that a closed engine holds neither.
         runner = Runner(model, self._cache, config.kv_type)
         self._thread = threading.Thread(target=self._loop, args=(runner,), name="stride-engine", daemon=True)
@@ -92,7 +108,8 @@ class Engine:
         """
         request.prepare(self.config.n_ctx, self._n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
-        request.sampler = Sampler(request.params, request.token_ids[: request.n_prompt], self._n_vocab, banned)
+        prompt_ids = request.token_ids[: request.n_prompt]
+        request.sampler = Sampler(request.params, prompt_ids, self._n_vocab, banned, request.dry_breakers)
         with self._changed:
             if self._closing:
                 raise GenerationError("the engine is closed")
@@ -143,6 +160,22 @@ class Engine:
                 total_pages=self._cache.n_pages,
             )
 
+    @property
+    def slots(self) -> list[SlotState]:
+        """The running requests."""
+        with self._changed:
+            return [
+                SlotState(
+                    slot=request.slot,
+                    n_prompt=request.n_prompt,
+                    n_computed=request.n_computed,
+                    n_generated=request.n_tokens - request.n_prompt,
+                    n_remaining=len(request.token_ids) - request.n_tokens,
+                    params=request.params,
+                )
+                for request in self._scheduler.running
+            ]
+
     # --- the engine's thread ---
 
     def _loop(self, runner: Runner) -> None:
@@ -186,11 +219,13 @@ class Engine:
     def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], FloatArray]]:
         """The rows with their logits. Where they fail together, each runs alone, and fails alone."""
         failure: Exception | None = None
+        started = perf_counter()
         try:
             logits = runner.run(rows)
         except Exception as error:
             failure = error
         if failure is None:
+            self.measures.step(len(rows), sum(row.end - row.start for row in rows), perf_counter() - started)
             yield rows, logits
         elif len(rows) == 1:
             self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
@@ -228,14 +263,18 @@ class Engine:
         allowed = None if request.mask is None else request.mask.allowed(self._n_vocab)
         token_id = request.sampler.sample(logits, allowed)
         request.sampler.accept(token_id)
+        before = request.last_token_at
         request.append(token_id)
+        self.measures.token(request, before)
         self._generated_tokens += 1
         if token_id in request.eos_ids:
             return "stop"
         if request.mask is not None:
             request.mask.accept(token_id)
-        stops = request.stop is not None and request.stop(token_id)
-        request.deliver(Token(token_id))
+        n_top = request.params.logprobs
+        token = Token(token_id, None if n_top is None else logprobs_of(logits, token_id, n_top))
+        stops = request.stop is not None and request.stop(token)
+        request.deliver(token)
         if stops:
             return "stop"
         return "length" if request.is_full else None
@@ -243,6 +282,7 @@ class Engine:
     def _end(self, request: Request, output: Finished | Failed) -> None:
         with self._changed:
             self._scheduler.remove(request)
+        self.measures.end(request, output)
         self._deliver(request, output)
 
     def _deliver(self, request: Request, output: Finished | Failed) -> None:

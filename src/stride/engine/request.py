@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from stride.engine.sampler_dry import Breakers
+from stride.engine.sampler_logprobs import Logprobs
 from stride.errors import ContextOverflowError, RequestError, StrideError
 from stride.ops.api import IntArray
 from stride.types import FinishReason, LogitsMask, SamplingParams, Timings, Usage
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. The end-of-sequence token is not delivered."""
+    """One generated token, with log probabilities where they are asked for. The end-of-sequence token is not told."""
 
     token_id: int
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +53,17 @@ class Request:
     ``deliver`` is told every token, then exactly one ``Finished`` or ``Failed``. ``stop`` is asked, before the delivery
     of each token, whether the output ends with it (reason "stop"); it is not asked about an end-of-sequence token.
     ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
-    on the engine's thread and must not block; one that raises fails its request, and no other.
+    on the engine's thread and must not block; one that raises fails its request, and no other. ``dry_breakers`` are
+    what the parameters' ``dry_sequence_breakers`` are in tokens.
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams
     deliver: Callable[[Output], None]
-    stop: Callable[[int], bool] | None = None
+    stop: Callable[[Token], bool] | None = None
     mask: LogitsMask | None = None
     eos_ids: frozenset[int] = frozenset()
+    dry_breakers: Breakers = field(default_factory=dict)
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache.
     token_ids: IntArray = field(init=False, repr=False)
@@ -67,6 +72,7 @@ class Request:
     slot: int = field(init=False, default=-1)
     sampler: Sampler = field(init=False, repr=False)
     cancelled: bool = field(init=False, default=False)
+    submitted_at: float = field(init=False, default=0.0)
     admitted_at: float = field(init=False, default=0.0)
     prompt_done_at: float = field(init=False, default=0.0)
     last_token_at: float = field(init=False, default=0.0)
@@ -90,6 +96,7 @@ class Request:
             raise RequestError(f"logit_bias must name token ids from 0 to {n_vocab - 1}", field="logit_bias")
         if len(prompt) >= n_ctx:
             raise ContextOverflowError(len(prompt), n_ctx)
+        self.submitted_at = perf_counter()
         max_tokens = n_ctx if self.params.max_tokens is None else self.params.max_tokens
         self.token_ids = np.empty(min(n_ctx, len(prompt) + max_tokens), np.int32)
         self.token_ids[: len(prompt)] = prompt
