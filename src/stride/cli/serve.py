@@ -1,4 +1,5 @@
-"""Serve a model over HTTP, as llama-server and OpenAI do: /v1/chat/completions, /v1/completions, /v1/models, /health.
+"""Serve a model over HTTP, as llama-server and OpenAI do: /v1/chat/completions, /v1/completions, /completion,
+/v1/models, /metrics, /health and more, which /docs lists.
 
 A llama-server command line works with the program's name replaced: -ngl, -b, -ub, -fa, -cb, --no-warmup, --mlock,
 --no-mmap, --jinja and other flags that would change nothing here are accepted, and each says so.
@@ -76,6 +77,7 @@ def command(
         typer.Option("--sse-ping-interval", metavar="S", help="Silence before a stream sends a comment.", min=0.01),
     ] = 15.0,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", "--log-verbose", help="Log each request.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log each request as a line of JSON.")] = False,
 ) -> None:
     from stride.api import sampling_params
     from stride.errors import RequestError
@@ -116,7 +118,7 @@ def command(
         "kv_type": cache_type_k,
         "chat_template": _read(chat_template_file) if chat_template_file else None,
     }
-    serve(lambda stopping: options.load(model, stopping, **arguments), settings, port, verbose)
+    serve(lambda stopping: options.load(model, stopping, **arguments), settings, port, verbose, log_json)
 
 
 def _keys(given: list[str], file: Path | None) -> tuple[str, ...]:

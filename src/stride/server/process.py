@@ -15,6 +15,7 @@ import uvicorn
 from stride.api import LLM
 from stride.errors import StrideError
 from stride.server.app import create_app
+from stride.server.observe import configure_logging
 from stride.server.service import Settings
 
 BACKLOG = 2048
@@ -22,13 +23,13 @@ Load = Callable[[threading.Event], LLM]
 """Loads the model; gives up with an error soon after the event is set."""
 
 
-def serve(load: Load, settings: Settings, port: int, verbose: bool = False) -> None:
+def serve(load: Load, settings: Settings, port: int, verbose: bool = False, log_json: bool = False) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are finished first.
 
     Raises:
         StrideError: the address cannot be listened on, or the model cannot be loaded.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING)
+    configure_logging(logging.INFO if verbose or log_json else logging.WARNING, log_json)
     listener = listen(settings.host, port)
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     _say(f"listening on http://{name}:{listener.getsockname()[1]}")
@@ -36,7 +37,7 @@ def serve(load: Load, settings: Settings, port: int, verbose: bool = False) -> N
     model = _Loading(load, lambda: stop())
     app = create_app(lambda: model.llm, settings)
     config = uvicorn.Config(
-        app, log_config=None, access_log=verbose, server_header=False, http="h11", ws="none", lifespan="off"
+        app, log_config=None, access_log=False, server_header=False, http="h11", ws="none", lifespan="off"
     )
     server = uvicorn.Server(config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ class Service:
         self._provider = provider
         self.settings = settings
         self.started = int(time.time())
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        """How many requests ended, by method, route and status."""
 
     def llm(self) -> LLM:
         """The model.
@@ -55,6 +58,11 @@ class Service:
         if llm is None:
             raise errors.LoadingError
         return llm
+
+    def loaded(self) -> dict[str, LLM]:
+        """The models that are in memory, by the names that clients call them."""
+        llm = self._provider()
+        return {} if llm is None else {self.name(llm): llm}
 
     def name(self, llm: LLM) -> str:
         """What clients call the model."""
