@@ -32,12 +32,13 @@ STEP_SECONDS = 0.003
 
 
 class Sleeper:
-    """A model whose every token is one of a few, each after a while."""
+    """A model that says one token, again and again, each time after a while."""
 
-    def __init__(self, n_vocab: int) -> None:
+    def __init__(self, n_vocab: int, token_id: int) -> None:
         self.n_vocab = n_vocab
         self.windows = (None,)
-        self._logits = np.random.default_rng(0).standard_normal((max(CLIENTS), n_vocab)).astype(np.float32)
+        self._logits = np.zeros((max(CLIENTS), n_vocab), np.float32)
+        self._logits[:, token_id] = 1
 
     def new_cache(self, n_pages: Sequence[int], kind: KVType) -> None:
         return None
@@ -69,7 +70,7 @@ def serve(n_tokens: int) -> None:
     with LLM() as llm:
         llm.engine.close()
         config = EngineConfig(n_ctx=n_tokens + 512, n_parallel=max(CLIENTS))
-        llm.engine = Engine(Sleeper(llm.config.n_vocab), config)
+        llm.engine = Engine(Sleeper(llm.config.n_vocab, llm.tokenizer.encode("a")[0]), config)
         alone = {str(n): engine_us(llm.engine, n, n_tokens) for n in CLIENTS}
         listener = listen("127.0.0.1", 0)
         print(json.dumps({"port": listener.getsockname()[1], "alone": alone}), flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from stride.api import LLM, sampling_params
 from stride.errors import RequestError
@@ -17,6 +17,7 @@ from stride.server.body import read_json
 from stride.server.choices import start_all
 from stride.server.respond import respond_all
 from stride.server.schema import (
+    STREAMED,
     DetokenizeRequest,
     NativeRequest,
     TemplateRequest,
@@ -90,13 +91,13 @@ def router(service: Service) -> APIRouter:
             answer.append(entry)
         return answer
 
-    @routes.get("/metrics", response_model=None)
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def scrape() -> Response:
         """Counters, gauges and histograms in Prometheus' text format."""
         text = metrics.exposition(service.loaded(), service.requests, service.started)
         return Response(text, media_type=metrics.MEDIA_TYPE)
 
-    @routes.post("/completion", response_model=None, openapi_extra=openapi_body(NativeRequest))
+    @routes.post("/completion", response_model=None, responses=STREAMED, openapi_extra=openapi_body(NativeRequest))
     async def complete(http: Request) -> Response:
         """A text continued as it stands, in llama-server's own form, whole or as server-sent events."""
         llm = service.llm()
