@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stride.engine import sampler_filters
 from stride.engine.sampler import Sampler
-from stride.engine.sampler_mirostat import Mirostat
+from stride.engine.sampler_mirostat import Mirostat, _largest
 from stride.types import SamplingParams
 
 ZIPF = np.array([-1.1 * math.log(i + 1) + 0.01 * (i * 7919 % 13) for i in range(300)], np.float32)
@@ -72,6 +74,13 @@ def test_something_is_always_chosen(version: int, logits: list[float]) -> None:
         place = chooser.choose(np.array(logits, np.float32), uniform)
         assert np.isfinite(logits[place])
         assert math.isfinite(chooser.mu)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=50), st.data())
+def test_the_largest_are_those_of_a_sort(values: list[int], data: st.DataObject) -> None:
+    logits = np.array(values, np.float32)
+    k = data.draw(st.integers(1, len(values)))
+    assert sorted(_largest(logits, k).tolist()) == sorted(sampler_filters.top_k(logits, k).tolist())
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -42,11 +42,18 @@ class Mirostat:
             excess = exponent - 1
             base = excess * np.float64(2.0) ** self.mu / (1 - np.float64(self._n_vocab) ** -excess)
             k = base ** (1 / exponent)
-        return top_k(logits, max(1, int(min(k, len(logits)))) if np.isfinite(k) else 1)  # as llama.cpp's cast does
+        return _largest(logits, max(1, int(min(k, len(logits)))) if np.isfinite(k) else 1)  # as llama.cpp's cast does
 
     def _by_surprise(self, logits: FloatArray) -> Indices:
         kept = np.flatnonzero(_surprises(logits) <= self.mu)
         return kept if len(kept) else top_k(logits, 1)
+
+
+def _largest(logits: FloatArray, k: int) -> Indices:
+    """Indices of the k largest, in no order, which for many is faster than `top_k`; of equal ones, the first."""
+    smallest = np.partition(logits, -k)[-k]
+    larger, equal = np.flatnonzero(logits > smallest), np.flatnonzero(logits == smallest)
+    return np.concatenate([larger, equal[: k - len(larger)]])
 
 
 def _surprises(logits: FloatArray) -> FloatArray:

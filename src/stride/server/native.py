@@ -17,7 +17,6 @@ from stride.server.body import read_json
 from stride.server.choices import start_all
 from stride.server.respond import respond_all
 from stride.server.schema import (
-    STREAMED,
     DetokenizeRequest,
     NativeRequest,
     TemplateRequest,
@@ -26,6 +25,7 @@ from stride.server.schema import (
     openapi_body,
     read,
 )
+from stride.server.schema_answers import Detokenized, NativeCompletion, Rendered, Tokenized, answers
 from stride.server.service import Service
 from stride.server.wire import FINGERPRINT
 from stride.server.wire_native import NativeAnswer, NativeChoices, generation_settings, whole_settings
@@ -97,7 +97,12 @@ def router(service: Service) -> APIRouter:
         text = metrics.exposition(service.loaded(), service.requests, service.started)
         return Response(text, media_type=metrics.MEDIA_TYPE)
 
-    @routes.post("/completion", response_model=None, responses=STREAMED, openapi_extra=openapi_body(NativeRequest))
+    @routes.post(
+        "/completion",
+        response_model=None,
+        responses=answers(NativeCompletion | list[NativeCompletion], streamed=True),
+        openapi_extra=openapi_body(NativeRequest),
+    )
     async def complete(http: Request) -> Response:
         """A text continued as it stands, in llama-server's own form, whole or as server-sent events."""
         llm = service.llm()
@@ -121,14 +126,21 @@ def router(service: Service) -> APIRouter:
         ]
         return await respond_all(http, streams, NativeChoices(answers), asked, settings.ping_seconds)
 
-    @routes.post("/tokenize", openapi_extra=openapi_body(TokenizeRequest))
+    @routes.post(
+        "/tokenize", response_model=None, responses=answers(Tokenized), openapi_extra=openapi_body(TokenizeRequest)
+    )
     async def tokenize(http: Request) -> dict[str, Any]:
         """A text's token ids; with ``with_pieces``, each with its text, or its bytes where they are no text."""
         llm = service.llm()
         asked = read(TokenizeRequest, await read_json(http, settings.max_body_bytes))
         return {"tokens": await asyncio.to_thread(_tokenize, llm, asked)}
 
-    @routes.post("/detokenize", openapi_extra=openapi_body(DetokenizeRequest))
+    @routes.post(
+        "/detokenize",
+        response_model=None,
+        responses=answers(Detokenized),
+        openapi_extra=openapi_body(DetokenizeRequest),
+    )
     async def detokenize(http: Request) -> dict[str, Any]:
         """The text of token ids."""
         llm = service.llm()
@@ -137,7 +149,9 @@ def router(service: Service) -> APIRouter:
             raise RequestError(f"tokens must be token ids from 0 to {llm.tokenizer.n_vocab - 1}", field="tokens")
         return {"content": llm.detokenize(asked.tokens)}
 
-    @routes.post("/apply-template", openapi_extra=openapi_body(TemplateRequest))
+    @routes.post(
+        "/apply-template", response_model=None, responses=answers(Rendered), openapi_extra=openapi_body(TemplateRequest)
+    )
     async def apply_template(http: Request) -> dict[str, Any]:
         """The prompt that a conversation becomes."""
         llm = service.llm()

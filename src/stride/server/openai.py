@@ -15,7 +15,8 @@ from stride.errors import UnsupportedError
 from stride.server.body import read_json
 from stride.server.choices import start_all
 from stride.server.respond import respond_all
-from stride.server.schema import STREAMED, ChatRequest, CompletionRequest, openapi_body, read
+from stride.server.schema import ChatRequest, CompletionRequest, openapi_body, read
+from stride.server.schema_answers import ChatCompletion, TextCompletion, answers
 from stride.server.service import Service
 from stride.server.wire import ChatAnswer, Envelope, OpenAIChoices, TextAnswer, new_id
 from stride.stream import Stream
@@ -39,7 +40,12 @@ def router(service: Service) -> APIRouter:
             raise HTTPException(404, f"there is no model {name!r}, only {card['id']!r}")
         return card
 
-    @routes.post("/chat/completions", response_model=None, responses=STREAMED, openapi_extra=openapi_body(ChatRequest))
+    @routes.post(
+        "/chat/completions",
+        response_model=None,
+        responses=answers(ChatCompletion, streamed=True),
+        openapi_extra=openapi_body(ChatRequest),
+    )
     async def chat(http: Request) -> Response:
         """The next turn of a conversation, whole or as server-sent events."""
         llm = service.llm()
@@ -57,7 +63,12 @@ def router(service: Service) -> APIRouter:
         answers = [ChatAnswer(envelope, index, one_call=one_call) for index in range(n)]
         return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
 
-    @routes.post("/completions", response_model=None, responses=STREAMED, openapi_extra=openapi_body(CompletionRequest))
+    @routes.post(
+        "/completions",
+        response_model=None,
+        responses=answers(TextCompletion, streamed=True),
+        openapi_extra=openapi_body(CompletionRequest),
+    )
     async def complete(http: Request) -> Response:
         """A text continued as it stands, whole or as server-sent events."""
         llm = service.llm()

@@ -302,12 +302,6 @@ def read(schema: type[AnyRequest], value: object) -> AnyRequest:
     return request
 
 
-STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The answer, or its events as they come.", "content": {"text/event-stream": {}}}
-}
-"""Responses of a route that may stream, for the OpenAPI page."""
-
-
 def openapi_body(schema: type[Schema]) -> dict[str, Any]:
     """The body's schema for the OpenAPI page; `stride.server.body` reads it, with its own limits."""
     content = {"application/json": {"schema": schema.model_json_schema()}}
