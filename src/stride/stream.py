@@ -124,15 +124,13 @@ class Stream:
             raise self._error
         events: list[Event] = []
         try:
-            while True:
-                events += self._events(self._outputs.get_nowait())
-        except queue.Empty:
-            return events
+            while not self._outputs.empty():
+                events += self._events(self._outputs.get())
         except StrideError as error:
             if not events:
                 raise
             self._error = error
-            return events
+        return events
 
     def __iter__(self) -> Iterator[Event]:
         while True:

@@ -47,13 +47,25 @@ def chat(content, **more):
         ("dry_penalty_last_n", 2**40),
         ("xtc_probability", [1]),
         ("stop", [None]),
-        ("messages", [{"role": "user"}]),
-        ("messages", [{"role": "stranger", "content": "x"}]),
-        ("messages", [{"role": "user", "content": [{"type": "sound"}]}]),
+        ("messages", []),
     ],
 )
 def test_values_of_no_sense(survivor, field, value):
     assert field in refused(survivor.post("/v1/chat/completions", json={**chat("x"), field: value}))["message"]
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ({"role": "user"}, "content"),
+        ({"role": "stranger", "content": "x"}, "stranger"),
+        ({"role": "user", "content": [{"type": "sound"}]}, "sound"),
+        ({"content": "x"}, "role"),
+    ],
+)
+def test_messages_of_no_sense(survivor, message, problem):
+    body = {"messages": [message], "max_tokens": 1}
+    assert problem in refused(survivor.post("/v1/chat/completions", json=body))["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/completion", "/tokenize", "/apply-template"])

@@ -41,6 +41,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     openapi = get_openapi(title=app.title, version=app.version, routes=app.routes, description=app.description)
     schemas = openapi.setdefault("components", {}).setdefault("schemas", {})
     schemas["Error"] = _ERROR
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's; ours are `Error`
+        schemas.pop(unused, None)
     for methods in openapi["paths"].values():
         for operation in methods.values():
             for content in operation.get("requestBody", {}).get("content", {}).values():
