@@ -271,8 +271,12 @@ def test_sigterm_lets_requests_finish(serve):
 
 
 def test_llama_servers_command_line(serve):
-    server = serve("-ngl", "99", "-c", "1024", "--no-warmup", "-fa", "-b", "512", "--jinja", "--temp", "0.7").start()
+    sampling = ("--temp", "0.7", "--dry-multiplier", "0.8", "--xtc-probability", "0.1", "--mirostat", "2")
+    server = serve("-ngl", "99", "-c", "1024", "--no-warmup", "-fa", "-b", "512", "--jinja", *sampling).start()
     props = httpx.get(f"{server.url}/props").json()
+    params = props["default_generation_settings"]["params"]
+    assert (params["dry_multiplier"], params["xtc_probability"], params["mirostat"]) == (0.8, 0.1, 2)
+    assert httpx.post(f"{server.url}/completion", json={"prompt": "x", "n_predict": 2}).status_code == 200
     assert props["default_generation_settings"]["n_ctx"] == 1024
     assert props["default_generation_settings"]["params"]["temperature"] == 0.7
     for flag in ("-ngl 99", "--no-warmup", "-fa", "-b 512", "--jinja"):
