@@ -23,7 +23,7 @@ import uvicorn
 from stride import LLM
 from stride.engine import Engine, EngineConfig, Finished, Output, Request
 from stride.ops.api import Batch, FloatArray, KVType
-from stride.server import Settings, create_app
+from stride.server import Models, Settings, create_app
 from stride.server.process import listen
 from stride.types import SamplingParams
 
@@ -74,7 +74,7 @@ def serve(n_tokens: int) -> None:
         alone = {str(n): engine_us(llm.engine, n, n_tokens) for n in CLIENTS}
         listener = listen("127.0.0.1", 0)
         print(json.dumps({"port": listener.getsockname()[1], "alone": alone}), flush=True)
-        app = create_app(lambda: llm, Settings())
+        app = create_app(Models.of(llm), Settings())
         config_ = uvicorn.Config(app, log_config=None, access_log=False, http="h11", ws="none", lifespan="off")
         asyncio.run(uvicorn.Server(config_).serve(sockets=[listener]))
 

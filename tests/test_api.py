@@ -9,18 +9,19 @@ import numpy as np
 import psutil
 import pytest
 
-from stride import LLM, SamplingParams, api, demo
+from stride import LLM, SamplingParams, api, demo, memory
 from stride.api import sampling_params
 from stride.chat.stream import StreamParser, collect
 from stride.engine import Finished, Token
 from stride.errors import (
     ContextOverflowError,
     GenerationError,
+    InsufficientMemoryError,
     ModelFileError,
     RequestError,
-    StrideError,
     UnsupportedError,
 )
+from stride.memory import Memory
 from stride.stream import Stream
 from stride.types import ContentDelta, Finish, Message, ReasoningDelta, Timings, Tool, ToolCallStart, Usage
 
@@ -223,12 +224,42 @@ def test_stop_strings_are_refused_by_name_where_they_are_none():
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers(monkeypatch):
-    class Memory:
-        available = 1 << 20
-
-    monkeypatch.setattr(api.psutil, "virtual_memory", lambda: Memory)
-    with pytest.raises(StrideError, match=r"does not fit: .* GiB are needed .*0\.0 GiB are available"):
+    monkeypatch.setattr(api.memory, "machine_memory", lambda: Memory(1 << 20, 1 << 50))
+    with pytest.raises(
+        InsufficientMemoryError, match=r"does not fit: .* MiB are needed .*1 MiB are available"
+    ) as caught:
         LLM()
+    assert caught.value.could_ever_fit
+
+
+def test_a_context_that_does_not_fit_is_shortened_unless_it_was_asked_for(monkeypatch):
+    with LLM(n_ctx=0) as model:
+        plan = model.plan
+    assert plan.n_ctx == model.config.context_length
+    monkeypatch.setattr(api.memory, "machine_memory", lambda: Memory(plan.needed - plan.cache * 2 // 5, 1 << 50))
+    plans = []
+    with LLM(n_ctx=0, n_parallel=1, kv_type="f16", planned=plans.append) as model:
+        assert 512 <= model.n_ctx < plan.n_ctx
+        assert model.generate("Hello", max_tokens=1).usage.completion_tokens == 1
+        assert plans == [model.plan]
+        shorter = model.n_ctx
+    with pytest.raises(InsufficientMemoryError, match=rf"a context of {shorter} \(-c {shorter}\) fits"):
+        LLM(n_ctx=plan.n_ctx, kv_type="f16")
+    with LLM(n_ctx=plan.n_ctx) as model:
+        assert model.kv_type == "q8_0"
+
+
+def test_requests_that_memory_has_no_room_for_fail_and_the_model_lives(monkeypatch):
+    left = [1 << 50]
+    monkeypatch.setattr(memory.Room.__init__, "__defaults__", (lambda: Memory(left[0], 1 << 50),))
+    with LLM(n_ctx=4096) as model:
+        left[0] = 0
+        with pytest.raises(InsufficientMemoryError, match="memory is too short now"):
+            model.generate("Hello", max_tokens=4)
+        left[0] = 1 << 50
+        assert model.generate("Hello", max_tokens=4).usage.completion_tokens == 4
+        left[0] = 0  # memory that was touched once is there
+        assert model.generate("Hello", max_tokens=4).usage.completion_tokens == 4
 
 
 def test_a_context_beyond_the_models_is_cut_and_said():

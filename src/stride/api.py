@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
 
-import psutil
-
-from stride import ops
+from stride import memory, ops
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
@@ -21,20 +19,20 @@ from stride.chat.stream import StreamParser
 from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
 from stride.chat.tokenizer import Tokenizer
 from stride.engine import Engine, EngineConfig
-from stride.errors import GenerationError, ModelFileError, RequestError, StrideError, UnsupportedError
+from stride.errors import (
+    GenerationError,
+    InsufficientMemoryError,
+    ModelFileError,
+    RequestError,
+    UnsupportedError,
+)
 from stride.gguf import GGUFFile, Metadata, open_gguf
+from stride.memory import Plan, Wishes
 from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, KVType
 from stride.stream import Stream
 from stride.types import Completion, Message, SamplingParams, Tool
-
-WEIGHT_OVERHEAD = 1.03
-"""Memory of packed weights over their size in the file, at most."""
-WORKING_BYTES = 200 << 20
-"""Memory beyond weights, keys and values: the interpreter, the tokenizer, activations of one step."""
-DEFAULT_CONTEXT = 8192
-"""Tokens of context per sequence where the caller names none (less where the model was trained on less)."""
 
 
 class LLM:
@@ -44,18 +42,23 @@ class LLM:
         model: a GGUF file, any part of a split one, its folder, or the name of a pulled repository; None is the
             embedded demo model.
         backend: auto, cpu or numpy.
-        n_ctx: tokens of context for each sequence.
-        n_parallel: sequences that generate side by side; more wait in a queue.
+        n_ctx: tokens of context for each sequence; 0 is all that the model knows and that fits in memory, None is
+            8192, or less where that does not fit.
+        n_parallel: sequences that generate side by side; more wait in a queue. None is 4, or what fits.
         threads: of the backend; None is one for each core.
-        kv_type: how keys and values are kept: f32, f16 or q8_0.
+        kv_type: how keys and values are kept: f32, f16, q8_0, or auto: f16 where it fits, else q8_0.
         chat_template: Jinja source to use instead of the file's.
+        max_queue: requests that may wait.
+        queue_seconds: how long a request may wait.
+        request_seconds: how long a request may take.
         progress: called with (bytes read, bytes in all) while weights are read.
+        planned: called with the plan of memory before weights are read.
 
     Raises:
         RequestError: an argument that is not what it must be; names it.
         ModelFileError: the file is not what it must be.
         UnsupportedError: the file asks for something that Stride does not do.
-        StrideError: the model does not fit in memory.
+        InsufficientMemoryError: the model does not fit; nothing has been read then.
     """
 
     def __init__(
@@ -64,16 +67,19 @@ class LLM:
         backend: str = "auto",
         n_ctx: int | None = None,
         *,
-        n_parallel: int = 1,
+        n_parallel: int | None = 1,
         threads: int | None = None,
-        kv_type: KVType = "f16",
+        kv_type: KVType | Literal["auto"] = "auto",
         chat_template: str | None = None,
+        max_queue: int = 64,
+        queue_seconds: float = math.inf,
+        request_seconds: float = math.inf,
         progress: Progress | None = None,
+        planned: Callable[[Plan], None] | None = None,
     ) -> None:
-        if kv_type not in get_args(KVType):
-            raise RequestError(
-                f"kv_type is {kv_type!r}, but must be one of {', '.join(get_args(KVType))}", field="kv_type"
-            )
+        kinds = (*get_args(KVType), "auto")
+        if kv_type not in kinds:
+            raise RequestError(f"kv_type is {kv_type!r}, but must be one of {', '.join(kinds)}", field="kv_type")
         if threads is not None and not (isinstance(threads, int) and threads > 0):
             raise RequestError(f"threads is {threads!r}, but must be a positive integer", field="threads")
         self.path = model_path(model)
@@ -81,19 +87,43 @@ class LLM:
             self._file = opened.enter_context(open_gguf(self.path))
             self.config = read_config(self._file)
             self.tokenizer = _tokenizer(self._file)
-            self.kv_type = kv_type
-            self.n_ctx = min(n_ctx or DEFAULT_CONTEXT, self.config.context_length)
             self._asked_n_ctx = n_ctx
-            engine_config = EngineConfig(n_ctx=self.n_ctx, n_parallel=n_parallel, kv_type=kv_type)
-            self.kv_bytes = n_parallel * self.config.kv_bytes(self.n_ctx, kv_type)
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
             opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
             self.backend = ops.load(backend, threads, self._file.paths)
-            _check_memory(self.path, self.backend.held_bytes(*self._file.tensors.values()), self.kv_bytes)
-            self._loaded: Decoder | None = load_model(self._file, self.backend, progress)
-            self.engine = Engine(self._loaded, engine_config)
-            opened.pop_all()  # from here on `close` does it
+            self.plan = self._plan(Wishes(n_ctx, n_parallel, kv_type))
+            self.n_ctx, self.kv_type = self.plan.n_ctx, self.plan.kv_type
+            engine_config = EngineConfig(
+                n_ctx=self.n_ctx,
+                n_parallel=self.plan.n_parallel,
+                kv_type=self.kv_type,
+                max_queue=max_queue,
+                queue_seconds=queue_seconds,
+                request_seconds=request_seconds,
+            )
+            if planned is not None:
+                planned(self.plan)
+            room = memory.Room(self.config, self.kv_type)
+            opened.callback(room.close)
+            try:
+                self._loaded: Decoder | None = load_model(self._file, self.backend, progress)
+                self.engine = Engine(self._loaded, engine_config, room)
+            except MemoryError as error:
+                raise InsufficientMemoryError(
+                    f"{self.path}: the system gave less memory than it said was available", could_ever_fit=True
+                ) from error
+            self._opened = opened.pop_all()  # from here on `close` does it
+
+    def _plan(self, wishes: Wishes) -> Plan:
+        """How this model is to be run here; errors name the file."""
+        weights = self.backend.held_bytes(*self._file.tensors.values())
+        try:
+            return memory.plan(self.config, weights, wishes, EngineConfig().chunk, memory.machine_memory())
+        except InsufficientMemoryError as error:
+            raise InsufficientMemoryError(
+                f"{self.path} does not fit: {error}", could_ever_fit=error.could_ever_fit
+            ) from None
 
     # --- generation ---
 
@@ -237,7 +267,7 @@ class LLM:
     def notes(self) -> list[str]:
         """What people should know about how this model was loaded, such as types that were converted."""
         notes = list(self.backend.notes)
-        if self._asked_n_ctx is not None and self._asked_n_ctx > self.n_ctx:
+        if self._asked_n_ctx and self._asked_n_ctx > self.n_ctx:
             notes.append(f"the context is {self.n_ctx} tokens, all that the model was made for")
         return notes
 
@@ -253,7 +283,7 @@ class LLM:
             "n_ctx_train": self.config.context_length,
             "n_params": sum(math.prod(tensor.shape) for tensor in self._file.tensors.values()),
             "file_bytes": self._file.n_bytes,
-            "kv_bytes": self.kv_bytes,
+            "kv_bytes": self.plan.cache,
             "kv_type": self.kv_type,
             "n_parallel": self.engine.config.n_parallel,
             "n_batch": self.engine.config.chunk,
@@ -265,8 +295,7 @@ class LLM:
         """Stop generating and give the memory back; requests under way fail."""
         self.engine.close()
         self._loaded = None
-        self.template.close()
-        self._file.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -354,19 +383,3 @@ def _template(metadata: Metadata, tokenizer: Tokenizer, source: str | None) -> C
     if not source:
         source = builtin("step35" if metadata.string("general.architecture") == "step35" else "chatml")
     return ChatTemplate(source, tokenizer.bos_token, tokenizer.eos_token, tokenizer.special_tokens)
-
-
-def _check_memory(path: Path, weight_bytes: int, kv_bytes: int) -> None:
-    """Refuse before reading what would end in swapping or a kill.
-
-    Raises:
-        StrideError: with what is needed and what there is.
-    """
-    available = psutil.virtual_memory().available
-    needed = int(weight_bytes * WEIGHT_OVERHEAD) + kv_bytes + WORKING_BYTES
-    if needed > available:
-        raise StrideError(
-            f"{path} does not fit: {needed / 2**30:.1f} GiB are needed (weights {weight_bytes / 2**30:.1f}, "
-            f"keys and values {kv_bytes / 2**30:.2f}), {available / 2**30:.1f} GiB are available; "
-            "a shorter context (-c) or a q8_0 cache needs less, as does a smaller quantisation"
-        )

@@ -73,7 +73,27 @@ class ContextOverflowError(RequestError):
 
 
 class OverloadedError(StrideError):
-    """The queue is full (HTTP 429)."""
+    """Too much is asked at a time (HTTP 429). ``retry_seconds``: when it is worth trying again."""
+
+    def __init__(self, message: str, retry_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class DeadlineError(StrideError):
+    """A request took longer than it may (HTTP 504)."""
+
+
+class InsufficientMemoryError(StrideError):
+    """There is too little memory for what was asked (HTTP 503).
+
+    Attributes:
+        could_ever_fit: this machine has the memory; something else holds it now.
+    """
+
+    def __init__(self, message: str, *, could_ever_fit: bool) -> None:
+        super().__init__(message)
+        self.could_ever_fit = could_ever_fit
 
 
 class GenerationError(StrideError):

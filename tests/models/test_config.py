@@ -179,11 +179,3 @@ def test_llama_with_experts_is_refused(tmp_path, write_model):
     path = write_model(tmp_path / "m.gguf", "llama", UNIFORM | {"expert_count": 8}, {"token_embd.weight": (40, 64)})
     with pytest.raises(UnsupportedError, match="Mixtral"):
         config_of(path)
-
-
-def test_memory_of_keys_and_values(step35):
-    config = config_of(step35())
-    per_token = 2 * (32 + 32) * 2  # 2 heads, key and value, f16
-    assert config.kv_bytes(100) == per_token * (1 * 100 + 3 * 8)
-    assert config.kv_bytes(4) == per_token * 4 * 4
-    assert config.kv_bytes(100, "q8_0") == pytest.approx(config.kv_bytes(100) * 34 / 64)

@@ -18,7 +18,7 @@ import pytest
 
 from stride import LLM
 from stride.errors import GenerationError
-from stride.server import Settings, create_app
+from stride.server import Models, Settings, create_app
 from stride.types import Event, Finish, SamplingParams, Timings, Usage
 
 FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
@@ -128,7 +128,7 @@ def scripted():
 
     def start(*steps: Event | float | Exception, **settings: Any) -> tuple[Client, ScriptedModel]:
         model = ScriptedModel(steps or (FINISH,))
-        return Client(create_app(lambda: model, Settings(**settings))), model  # type: ignore[arg-type,return-value]
+        return Client(create_app(Models.of(model), Settings(**settings))), model  # type: ignore[arg-type]
 
     return start
 
@@ -143,7 +143,7 @@ def demo_llm() -> Iterator[LLM]:
 @pytest.fixture
 def demo(demo_llm: LLM) -> Client:
     """A client of an application with the demo model."""
-    return Client(create_app(lambda: demo_llm, Settings()))
+    return Client(create_app(Models.of(demo_llm), Settings()))
 
 
 class Served:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError, RequestError
-from stride.server import Settings, create_app
+from stride.server import Models, Settings, create_app
 from stride.types import ContentDelta, Finish, ReasoningDelta, Timings, ToolCallDelta, ToolCallStart, Usage
 
 FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
@@ -479,6 +479,6 @@ def test_unknown_routes_and_methods(scripted):
 
 def test_everything_waits_for_the_model(scripted):
     client, _ = scripted()
-    loading = type(client)(create_app(lambda: None, Settings()))
+    loading = type(client)(create_app(Models({"": lambda stopping: None}), Settings()))
     for response in (loading.get("/health"), loading.get("/v1/models"), loading.ask()):
         assert error(response, 503, "unavailable_error")["message"] == "Loading model"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from stride.server import Settings, create_app
+from stride.server import Models, Settings, create_app
 
 
 def scrape(client):
@@ -77,7 +77,7 @@ def test_made_up_paths_are_one(demo):
 
 def test_there_are_metrics_before_there_is_a_model(scripted):
     client, _ = scripted()
-    loading = type(client)(create_app(lambda: None, Settings()))
+    loading = type(client)(create_app(Models({"": lambda stopping: None}), Settings()))
     families = scrape(loading)
     assert value(families, "stride:uptime_seconds") >= 0
     assert families["stride:tokens_predicted"].samples == []

@@ -305,14 +305,14 @@ SLOW = """
 import sys, pathlib, time
 from stride import LLM
 from stride.cli import main
-from stride.server import Settings
+from stride.server import Models, Settings
 from stride.server.process import serve
 def load(stopping):
     while not pathlib.Path(sys.argv[1]).exists():
         if stopping.wait(0.01):
             raise RuntimeError("stopped")
     return LLM()
-serve(load, Settings(), port=0)
+serve(Models({"": load}), Settings(), port=0)
 """
 
 
@@ -324,7 +324,7 @@ def test_health_says_whether_the_model_is_loaded(tmp_path, kill):
     answer = httpx.get(f"{url}/health", timeout=30)
     assert answer.status_code == 503
     assert answer.json() == {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
-    assert httpx.post(f"{url}/v1/chat/completions", json={}).status_code == 503
+    assert httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO}).status_code == 503
     if not kill:
         (tmp_path / "go").touch()
         assert process.stderr.readline().startswith("ready in ")

@@ -5,9 +5,8 @@ Only the head of the file is read, so its size does not matter; measuring memory
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stride.gguf import GGUFFile, Tensor
+    from stride.ops.api import KVType
 
 GIB = 2**30
 
@@ -45,7 +45,7 @@ def command(
         raise RequestError(f"--cache-type is {cache_type!r}, but must be f32, f16 or q8_0", field="cache_type")
     with open_gguf(model_path(model)) as file:
         facts: dict[str, Any] = {**_contents(file, all_tensors), "metadata": _metadata(file, all_metadata)}
-        facts |= _needs(file, context, cache_type)
+        facts |= _needs(file, context, cast("KVType", cache_type))
         if probe and facts["memory"]:
             facts["speed"] = _speed(facts["memory"])
         if check:
@@ -129,12 +129,10 @@ def _printable(value: Any) -> Any:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
-def _needs(file: GGUFFile, context: int | None, cache_type: str) -> dict[str, Any]:
+def _needs(file: GGUFFile, context: int | None, cache_type: KVType) -> dict[str, Any]:
     """Memory for one sequence of ``context`` tokens, or why this model does not run."""
-    import psutil
-
-    from stride import ops
-    from stride.api import DEFAULT_CONTEXT, WEIGHT_OVERHEAD, WORKING_BYTES
+    from stride import memory, ops
+    from stride.engine import EngineConfig
     from stride.errors import StrideError
     from stride.gguf import census
     from stride.models.config import read_config
@@ -143,18 +141,11 @@ def _needs(file: GGUFFile, context: int | None, cache_type: str) -> dict[str, An
         config = read_config(file)
     except StrideError as error:
         return {"memory": None, "does_not_run": str(error)}
-    n_ctx = context or min(DEFAULT_CONTEXT, config.context_length)
-
-    def cache(windowed: bool) -> int:
-        layers = tuple(layer for layer in config.layers if (layer.window is not None) is windowed)
-        return dataclasses.replace(config, layers=layers).kv_bytes(n_ctx, cache_type)
-
+    n_ctx = context or min(memory.DEFAULT_CONTEXT, config.context_length)
     held = ops.load().held_bytes
-    weights = held(*file.tensors.values())
-    kv_full, kv_window = cache(False), cache(True)
-    packing = int(weights * (WEIGHT_OVERHEAD - 1))
-    needed = weights + packing + kv_full + kv_window + WORKING_BYTES
-    available = psutil.virtual_memory().available
+    full, window = memory.split_cache(config, n_ctx, cache_type, EngineConfig().chunk)
+    available = memory.machine_memory().available
+    plan = memory.Plan(n_ctx, 1, cache_type, held(*file.tensors.values()), full + window, available)
     return {
         "model": {
             "name": _printable(config.name),
@@ -166,14 +157,14 @@ def _needs(file: GGUFFile, context: int | None, cache_type: str) -> dict[str, An
         "memory": {
             "context": n_ctx,
             "cache_type": cache_type,
-            "weights": weights,
-            "packing": packing,
-            "cache_full_layers": kv_full,
-            "cache_window_layers": kv_window,
-            "working": WORKING_BYTES,
-            "needed": needed,
+            "weights": plan.weights,
+            "packing": plan.packing,
+            "cache_full_layers": full,
+            "cache_window_layers": window,
+            "working": memory.WORKING_BYTES,
+            "needed": plan.needed,
             "available": available,
-            "fits": needed <= available,
+            "fits": plan.needed <= available,
             "read_per_token": census.bytes_per_token(file, held),
         },
     }

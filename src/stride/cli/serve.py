@@ -8,6 +8,8 @@ A llama-server command line works with the program's name replaced: -ngl, -b, -u
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,15 +19,23 @@ from stride.cli import options
 from stride.cli.foreign import LlamaServerCommand
 
 if TYPE_CHECKING:
+    from stride.memory import Plan
     from stride.server import Settings
+    from stride.server.models import Load
 
 COMMAND_CLASS = LlamaServerCommand
-WHOLE_CONTEXT = 2**31
-"""More than any model has: the context that it was trained on."""
 
 Model = Annotated[
-    str | None,
-    typer.Option("-m", "--model", "-hf", "-hfr", "--hf-repo", metavar="MODEL", help=options.MODEL_HELP),
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--model",
+        "-hf",
+        "-hfr",
+        "--hf-repo",
+        metavar="[NAME=]MODEL",
+        help=f"{options.MODEL_HELP} Given several times with names, each is loaded when a request asks for it.",
+    ),
 ]
 
 
@@ -34,22 +44,42 @@ def command(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 picks a free one.", min=0, max=65535)] = 8090,
     ctx_size: Annotated[
-        int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context; 0: all it knows.", min=0)
+        int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context; 0: as many as fit.", min=0)
     ] = None,
     parallel: Annotated[
-        int, typer.Option("-np", "--parallel", metavar="N", help="Requests computed together; -1: 4.", min=-1)
+        int,
+        typer.Option("-np", "--parallel", metavar="N", help="Requests computed together; -1: 4, or what fits.", min=-1),
     ] = -1,
     threads: Annotated[
         int | None, typer.Option("-t", "--threads", metavar="N", help="Threads. Default (-1): all cores.", min=-1)
     ] = None,
     backend: options.BackendName = "auto",
-    cache_type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Keys as f32, f16 or q8_0.")] = "f16",
-    cache_type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Values; the same as keys.")] = "f16",
+    cache_type_k: Annotated[
+        str, typer.Option("-ctk", "--cache-type-k", help="Keys as f32, f16, q8_0 or auto.")
+    ] = "auto",
+    cache_type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Values; the same as keys.")] = "auto",
     alias: Annotated[str | None, typer.Option("-a", "--alias", help="The model's name for clients.")] = None,
     api_key: Annotated[
         list[str] | None, typer.Option("--api-key", metavar="KEY", help="Ask for this key; several with commas.")
     ] = None,
-    api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="Keys, one on each line.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="Keys, one on each line; SIGHUP reads it again.")
+    ] = None,
+    key_parallel: Annotated[
+        int, typer.Option("--key-parallel", metavar="N", help="Requests of one key at a time; 0: any number.", min=0)
+    ] = 0,
+    key_per_minute: Annotated[
+        int, typer.Option("--key-per-minute", metavar="N", help="Requests of one key in a minute; 0: any.", min=0)
+    ] = 0,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", metavar="N", help="Requests that may wait; more get 429.", min=0)
+    ] = 64,
+    queue_timeout: Annotated[
+        float, typer.Option("--queue-timeout", metavar="S", help="How long a request may wait.", min=0.01)
+    ] = 600.0,
+    request_timeout: Annotated[
+        float, typer.Option("--request-timeout", metavar="S", help="How long one may take. Default: any time.", min=0)
+    ] = 0.0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others in without a key.")] = False,
     n_predict: Annotated[
         int | None,
@@ -94,7 +124,7 @@ def command(
 ) -> None:
     from stride.api import sampling_params
     from stride.errors import RequestError
-    from stride.server import Settings
+    from stride.server import Models, Settings
     from stride.server.process import serve
 
     if cache_type_k != cache_type_v:
@@ -129,7 +159,10 @@ def command(
     sampling_params(sampling)
     settings = Settings(
         host=host,
-        api_keys=_keys(api_key or [], api_key_file),
+        api_keys=tuple(key.strip() for text in api_key or () for key in text.split(",") if key.strip()),
+        api_key_file=api_key_file,
+        key_parallel=key_parallel,
+        key_per_minute=key_per_minute,
         alias=alias,
         sampling={name: value for name, value in sampling.items() if value is not None},
         template_kwargs=_json_object(chat_template_kwargs, "--chat-template-kwargs"),
@@ -138,20 +171,55 @@ def command(
     _check_exposure(settings, insecure)
     arguments = {
         "backend": backend,
-        "n_ctx": WHOLE_CONTEXT if ctx_size == 0 else ctx_size,
-        "n_parallel": parallel if parallel > 0 else 4,
+        "n_ctx": ctx_size,
+        "n_parallel": parallel if parallel > 0 else None,
         "threads": threads if threads is not None and threads > 0 else None,
         "kv_type": cache_type_k,
         "chat_template": _read(chat_template_file) if chat_template_file else None,
+        "max_queue": max_queue,
+        "queue_seconds": queue_timeout,
+        "request_seconds": request_timeout or math.inf,
     }
-    serve(lambda stopping: options.load(model, stopping, **arguments), settings, port, verbose, log_json)
+    named = _models(model or [], alias)
+    models = Models({name: _loading(name, path, arguments) for name, path in named.items()})
+    serve(models, settings, port, verbose, log_json)
 
 
-def _keys(given: list[str], file: Path | None) -> tuple[str, ...]:
-    """Keys from the command line and from a file, in which lines that start with # are comments."""
-    lines = _read(file).splitlines() if file else []
-    keys = [key.strip() for text in given for key in text.split(",")] + [line.strip() for line in lines]
-    return tuple(key for key in keys if key and not key.startswith("#"))
+def _models(given: list[str], alias: str | None) -> dict[str, str | None]:
+    """Models by name: NAME=MODEL, unless a file of that whole name exists; one alone needs no name.
+
+    Raises:
+        RequestError: several models, of which one has no name, or that of another; or an alias for all of them.
+        StrideError: of several, one is not there or cannot run.
+    """
+    from stride.api import model_path
+    from stride.errors import RequestError
+    from stride.gguf import open_gguf
+    from stride.models.load import check_model
+
+    named: dict[str, str | None] = dict(map(_named, given)) or {"": None}
+    if len(given) <= 1:
+        return named
+    if "" in named or len(named) < len(given):
+        raise RequestError("several models need a name each: -m NAME=MODEL", field="--model")
+    if alias is not None:
+        raise RequestError("an alias is for one model; of several, each has its name", field="--alias")
+    for path in named.values():  # what is wrong with one is better heard now than at its first request
+        with open_gguf(model_path(path)) as file:
+            check_model(file)
+    return named
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and not Path(text).exists() else ("", text)
+
+
+def _loading(name: str, path: str | None, arguments: dict[str, Any]) -> Load:
+    def planned(plan: Plan) -> None:
+        print(f"{name}: {plan}" if name else plan, file=sys.stderr, flush=True)
+
+    return lambda stopping: options.load(path, stopping, planned=planned, **arguments)
 
 
 def _read(file: Path) -> str:
@@ -179,7 +247,7 @@ def _check_exposure(settings: Settings, insecure: bool) -> None:
     from stride.errors import StrideError
     from stride.server.guard import is_loopback
 
-    if not (is_loopback(settings.host) or settings.api_keys or insecure):
+    if not (is_loopback(settings.host) or settings.api_keys or settings.api_key_file or insecure):
         raise StrideError(
             f"{settings.host} can be reached from other machines: give --api-key KEY, "
             "or --insecure to let everybody in without one"

@@ -8,7 +8,7 @@ a page's memory only when it is first written, and the page freed last is the ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -20,11 +20,22 @@ def pages_for(n_tokens: int) -> int:
     return -(-n_tokens // PAGE_TOKENS)
 
 
+def pages_per_sequence(window: int | None, n_tokens: int, chunk: int) -> int:
+    """Pages of one cache group that a sequence of so many tokens comes to hold at a time, at most."""
+    whole = pages_for(n_tokens)
+    return whole if window is None else min(whole, pages_for(window + chunk) + 1)
+
+
 class PageAllocator:
-    """Pages 0 .. n_pages - 1, each with a count of its holders; free when nobody holds it."""
+    """Pages 0 .. n_pages - 1, each with a count of its holders; free when nobody holds it.
+
+    Attributes:
+        n_touched: pages that were ever held; only these have memory.
+    """
 
     def __init__(self, n_pages: int) -> None:
         self.n_pages = n_pages
+        self.n_touched = 0
         self._free = list(range(n_pages - 1, -1, -1))
         self._holders = [0] * n_pages
 
@@ -42,6 +53,7 @@ class PageAllocator:
             raise MemoryError(f"all {self.n_pages} pages of the cache are in use")
         page = self._free.pop()
         self._holders[page] = 1
+        self.n_touched = max(self.n_touched, self.n_busy)
         return page
 
     def retain(self, page: int) -> None:
@@ -67,10 +79,9 @@ class PageGroup:
 
     def __init__(self, window: int | None, n_slots: int, n_ctx: int, chunk: int) -> None:
         self.window = window
-        per_slot = pages_for(n_ctx)
-        held = per_slot if window is None else min(per_slot, pages_for(window + chunk) + 1)
-        self.allocator = PageAllocator(n_slots * held)
-        self.table = np.full((n_slots, per_slot), -1, np.int32)
+        self._chunk = chunk
+        self.allocator = PageAllocator(n_slots * pages_per_sequence(window, n_ctx, chunk))
+        self.table = np.full((n_slots, pages_for(n_ctx)), -1, np.int32)
         self._first = [0] * n_slots
         self._end = [0] * n_slots
 
@@ -81,6 +92,16 @@ class PageGroup:
         for entry in range(self._end[slot], pages_for(end)):
             self.table[slot, entry] = self.allocator.allocate()
             self._end[slot] = entry + 1
+
+    def fresh_pages(self, running: Iterable[tuple[int, int]], n_new: int) -> int:
+        """Pages never touched that sequences may come to touch: running ones (slot, tokens at most), and a new one."""
+        to_come = sum(
+            max(0, pages_per_sequence(self.window, n_tokens, self._chunk) - self._end[slot] + self._first[slot])
+            for slot, n_tokens in running
+        )
+        to_come += pages_per_sequence(self.window, n_new, self._chunk)
+        pages = self.allocator
+        return max(0, min(pages.n_pages, pages.n_busy + to_come) - pages.n_touched)
 
     def clear(self, slot: int) -> None:
         """Let go of all pages of a slot."""
@@ -126,6 +147,10 @@ class PagedCache:
         """Make room for the tokens at positions start .. end - 1, where start is the sequence's length so far."""
         for group in self.groups:
             group.extend(slot, start, end)
+
+    def fresh_pages(self, running: Sequence[tuple[int, int]], n_new: int = 0) -> tuple[int, ...]:
+        """Of each group, as `PageGroup.fresh_pages`."""
+        return tuple(group.fresh_pages(running, n_new) for group in self.groups)
 
     def close(self, slot: int) -> None:
         """Free a slot and its pages."""

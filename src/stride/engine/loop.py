@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,7 +20,14 @@ from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
 from stride.engine.sampler_logprobs import logprobs_of
 from stride.engine.scheduler import Row, Scheduler
-from stride.errors import GenerationError, OverloadedError, RequestError, StrideError
+from stride.errors import (
+    DeadlineError,
+    GenerationError,
+    InsufficientMemoryError,
+    OverloadedError,
+    RequestError,
+    StrideError,
+)
 from stride.ops.api import FloatArray, KVType
 from stride.types import FinishReason, SamplingParams
 
@@ -36,6 +45,8 @@ class EngineConfig:
         chunk: tokens computed per step, prompts' included.
         kv_type: how keys and values are stored.
         max_queue: requests that may wait beyond the ``n_parallel`` in work.
+        queue_seconds: how long one may wait.
+        request_seconds: how long one may take, waiting and all.
     """
 
     n_ctx: int = 8192
@@ -43,6 +54,8 @@ class EngineConfig:
     chunk: int = 512
     kv_type: KVType = "f16"
     max_queue: int = 64
+    queue_seconds: float = math.inf
+    request_seconds: float = math.inf
 
     def __post_init__(self) -> None:
         for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0)):
@@ -80,11 +93,18 @@ class Engine:
     ``submit``, ``cancel``, ``close`` and ``metrics`` may be called from any thread. Sleeps when there is nothing to do.
     """
 
-    def __init__(self, model: Model, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: EngineConfig,
+        has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True,
+    ) -> None:
+        """``has_room``: see `Scheduler`."""
         self._n_vocab = model.n_vocab
         self.config = config
         self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk)
-        self._scheduler = Scheduler(self._cache, config.chunk)
+        self._scheduler = Scheduler(self._cache, config.chunk, has_room)
+        self._durations: deque[float] = deque(maxlen=16)  # seconds of the last requests in work
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._closing = False
@@ -115,7 +135,10 @@ class Engine:
                 raise GenerationError("the engine is closed")
             in_flight = len(self._scheduler.waiting) + len(self._scheduler.running)
             if in_flight >= self.config.n_parallel + self.config.max_queue:
-                raise OverloadedError(f"{in_flight} requests are in work or waiting, which is as many as may be")
+                raise OverloadedError(
+                    f"{in_flight} requests are in work or waiting, which is as many as may be", self._place_seconds()
+                )
+            request.queued_at = perf_counter()
             self._scheduler.add(request)
             self._changed.notify()
 
@@ -201,7 +224,9 @@ class Engine:
                 self._changed.wait_for(self._has_work)
                 calls, self._calls = self._calls, []
                 cancelled = self._scheduler.remove_cancelled()
+                late = self._remove_late()
                 rows = [] if self._aborting else self._scheduler.schedule()
+                refused = None if rows or self._aborting else self._scheduler.remove_refused()
                 closing = self._closing
             for future, work in calls:
                 try:
@@ -210,8 +235,27 @@ class Engine:
                     future.set_exception(error)
             for request in cancelled:
                 self._deliver(request, Failed(GenerationError("the request was cancelled")))
-            if rows or closing:
+            for request, failure in late:
+                self._deliver(request, Failed(failure))
+            if refused is not None:
+                self._deliver(refused, Failed(_out_of_memory(refused)))
+            elif rows or closing:
                 return rows
+
+    def _remove_late(self) -> list[tuple[Request, StrideError]]:
+        """Take out the requests whose time is over, each with its error."""
+        now, config = perf_counter(), self.config
+        late = self._scheduler.remove_late(now - config.queue_seconds, now - config.request_seconds)
+        patience = min(config.queue_seconds, config.request_seconds)
+        waited = OverloadedError(f"nobody was free within {patience:g} s", self._place_seconds())
+        took = DeadlineError(f"the request took longer than {config.request_seconds:g} s")
+        return [(request, waited if request.slot < 0 else took) for request in late]
+
+    def _place_seconds(self) -> float:
+        """Seconds until a place in the queue gets free, going by how long the last requests were in work."""
+        now = perf_counter()
+        seen = self._durations or [now - request.admitted_at for request in self._scheduler.running]
+        return sum(seen) / max(1, len(seen)) / self.config.n_parallel
 
     def _has_work(self) -> bool:
         return bool(self._closing or self._calls or self._scheduler.waiting or self._scheduler.running)
@@ -282,6 +326,7 @@ class Engine:
     def _end(self, request: Request, output: Finished | Failed) -> None:
         with self._changed:
             self._scheduler.remove(request)
+            self._durations.append(perf_counter() - request.admitted_at)
         self.measures.end(request, output)
         self._deliver(request, output)
 
@@ -290,6 +335,14 @@ class Engine:
             request.deliver(output)
         except Exception:
             _log.exception("nobody took the end of a request: %r", output)
+
+
+def _out_of_memory(request: Request) -> InsufficientMemoryError:
+    return InsufficientMemoryError(
+        f"memory is too short now for the up to {len(request.token_ids)} tokens of this request: "
+        "a smaller max_tokens needs less, as does closing other programs",
+        could_ever_fit=True,
+    )
 
 
 def _as_stride_error(error: Exception, where: str) -> StrideError:

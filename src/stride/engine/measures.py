@@ -59,8 +59,8 @@ class Measures:
     def token(self, request: Request, before: float) -> None:
         """A token was appended to a request, whose last one came at ``before``."""
         if request.n_tokens == request.n_prompt + 1:
-            self.queue_seconds.observe(request.admitted_at - request.submitted_at)
-            self.first_token_seconds.observe(request.last_token_at - request.submitted_at)
+            self.queue_seconds.observe(request.admitted_at - request.queued_at)
+            self.first_token_seconds.observe(request.last_token_at - request.queued_at)
         else:
             self.inter_token_seconds.observe(request.last_token_at - before)
 

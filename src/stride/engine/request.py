@@ -72,7 +72,7 @@ class Request:
     slot: int = field(init=False, default=-1)
     sampler: Sampler = field(init=False, repr=False)
     cancelled: bool = field(init=False, default=False)
-    submitted_at: float = field(init=False, default=0.0)
+    queued_at: float = field(init=False, default=0.0)
     admitted_at: float = field(init=False, default=0.0)
     prompt_done_at: float = field(init=False, default=0.0)
     last_token_at: float = field(init=False, default=0.0)
@@ -96,7 +96,6 @@ class Request:
             raise RequestError(f"logit_bias must name token ids from 0 to {n_vocab - 1}", field="logit_bias")
         if len(prompt) >= n_ctx:
             raise ContextOverflowError(len(prompt), n_ctx)
-        self.submitted_at = perf_counter()
         max_tokens = n_ctx if self.params.max_tokens is None else self.params.max_tokens
         self.token_ids = np.empty(min(n_ctx, len(prompt) + max_tokens), np.int32)
         self.token_ids[: len(prompt)] = prompt

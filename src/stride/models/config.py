@@ -106,19 +106,6 @@ class ModelConfig:
         """The cache groups: one per distinct attention span, in order of first use."""
         return tuple(dict.fromkeys(layer.window for layer in (*self.layers, *self.draft_layers)))
 
-    def kv_bytes(self, n_ctx: int, kind: str = "f16") -> int:
-        """Bytes of keys and values that one sequence of ``n_ctx`` tokens comes to hold."""
-        bytes_per_value = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}[kind]
-        return sum(
-            int(
-                min(n_ctx, layer.window or n_ctx)
-                * layer.n_kv_heads
-                * (layer.key_dim + layer.value_dim)
-                * bytes_per_value
-            )
-            for layer in self.layers
-        )
-
 
 def read_config(file: GGUFFile) -> ModelConfig:
     """The configuration of a model file.

@@ -9,9 +9,11 @@ from starlette.exceptions import HTTPException
 from stride import __version__
 from stride.errors import StrideError
 from stride.server import docs, errors, native, openai
-from stride.server.guard import Guard, is_loopback
+from stride.server.guard import Guard, Keys, is_loopback
+from stride.server.limits import Limits
+from stride.server.models import Models
 from stride.server.observe import REQUEST_ID, Observed
-from stride.server.service import Provider, Service, Settings
+from stride.server.service import Holding, Service, Settings
 
 DIALECTS = (openai, native)
 """Modules with a ``router(service)``; their routes answer under ``/v1`` and without it."""
@@ -22,16 +24,30 @@ DESCRIPTION = (
 )
 
 
-def create_app(provider: Provider, settings: Settings | None = None) -> FastAPI:
-    """The application; it answers 503 until ``provider`` gives a model, and closes nothing when it ends."""
-    service = Service(provider, settings or Settings())
+def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
+    """The application; the models remain the caller's to close. Its ``state.keys`` are the API keys.
+
+    Raises:
+        StrideError: the file of keys cannot be read.
+    """
+    settings = settings or Settings()
+    service = Service(models, settings)
     app = FastAPI(title="Stride", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     for dialect in DIALECTS:
         app.include_router(dialect.router(service), prefix="/v1")
         app.include_router(dialect.router(service), include_in_schema=False)
     for kind in (StrideError, HTTPException, Exception):
         app.add_exception_handler(kind, lambda request, error: errors.response(error))
-    app.add_middleware(Guard, api_keys=service.settings.api_keys, loopback=is_loopback(service.settings.host))
+    app.add_middleware(Holding)
+    app.add_middleware(
+        Limits,
+        key_parallel=settings.key_parallel,
+        key_per_minute=settings.key_per_minute,
+        body_seconds=settings.body_seconds,
+        max_bytes=settings.max_bodies_bytes,
+    )
+    app.state.keys = Keys(settings.api_keys, settings.api_key_file)
+    app.add_middleware(Guard, keys=app.state.keys, loopback=is_loopback(settings.host))
     app.add_middleware(
         CORSMiddleware,
         allow_origin_regex=r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?",

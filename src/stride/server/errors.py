@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from stride.errors import ContextOverflowError, OverloadedError, RequestError, StrideError, UnsupportedError
+from stride.errors import (
+    ContextOverflowError,
+    DeadlineError,
+    InsufficientMemoryError,
+    OverloadedError,
+    RequestError,
+    StrideError,
+    UnsupportedError,
+)
 
 TYPES = {
     400: "invalid_request_error",
@@ -17,16 +26,21 @@ TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "timeout_error",
     413: "invalid_request_error",
+    431: "invalid_request_error",
     429: "rate_limit_error",
     500: "server_error",
     501: "not_supported_error",
     503: "unavailable_error",
+    504: "timeout_error",
 }
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RequestError, 400),
     (UnsupportedError, 501),
     (OverloadedError, 429),
+    (InsufficientMemoryError, 503),
+    (DeadlineError, 504),
     (StrideError, 500),
 )
 """The first that fits."""
@@ -38,6 +52,13 @@ class LoadingError(HTTPException):
 
     def __init__(self) -> None:
         super().__init__(503, "Loading model")
+
+
+class NoModelError(HTTPException):
+    """No model is served under that name (HTTP 404)."""
+
+    def __init__(self, name: str, names: Sequence[str]) -> None:
+        super().__init__(404, f"there is no model {name!r}, only {', '.join(map(repr, names))}")
 
 
 def body(error: Exception) -> dict[str, Any]:
@@ -61,7 +82,10 @@ def response(error: Exception, headers: Mapping[str, str] | None = None) -> JSON
     """An error as a response, with Retry-After where trying again makes sense."""
     content = body(error)
     status = content["error"]["code"]
-    retry = {"Retry-After": str(RETRY_SECONDS[status])} if status in RETRY_SECONDS else {}
+    retry = {}
+    if status in RETRY_SECONDS:
+        seconds = error.retry_seconds if isinstance(error, OverloadedError) else RETRY_SECONDS[status]
+        retry = {"Retry-After": str(max(1, math.ceil(seconds)))}
     return JSONResponse(content, status, {**retry, **(headers or {})})
 
 

@@ -37,14 +37,14 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether the model is loaded: 200, or 503 while it is not."""
-        service.llm()
+        """200, or 503 while the only model is not loaded."""
+        service.check_ready()
         return {"status": "ok"}
 
     @routes.get("/props")
-    async def props() -> dict[str, Any]:
+    async def props(http: Request, model: str | None = None) -> dict[str, Any]:
         """What is served and how."""
-        llm = service.llm()
+        llm = await service.llm(http, model)
         info = llm.info
         params = generation_settings(sampling_params(settings.sampling))
         return {
@@ -65,9 +65,9 @@ def router(service: Service) -> APIRouter:
         }
 
     @routes.get("/slots")
-    async def slots(fail_on_no_slot: str = "") -> list[dict[str, Any]]:
+    async def slots(http: Request, model: str | None = None, fail_on_no_slot: str = "") -> list[dict[str, Any]]:
         """The places for sequences, and how far each has come; no text. 503 where none is free and that was asked."""
-        llm = service.llm()
+        llm = await service.llm(http, model)
         running = {state.slot: state for state in llm.engine.slots}
         n_slots = llm.engine.config.n_parallel
         if fail_on_no_slot and len(running) >= n_slots:
@@ -105,11 +105,12 @@ def router(service: Service) -> APIRouter:
     )
     async def complete(http: Request) -> Response:
         """A text continued as it stands, in llama-server's own form, whole or as server-sent events."""
-        llm = service.llm()
         asked = read(NativeRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         n = asked.n or 1
-        streams = await asyncio.to_thread(start_all, [partial(llm.stream, p) for p in asked.prompt], params, n)
+        starts = [partial(llm.stream, prompt) for prompt in asked.prompt]
+        streams = await asyncio.to_thread(start_all, starts, params, n)
         prompts = [p if isinstance(p, str) else llm.detokenize(p) for p in asked.prompt for _ in range(n)]
         request = {"model": service.name(llm), "generation_settings": whole_settings(params)}
         answers = [
@@ -131,8 +132,8 @@ def router(service: Service) -> APIRouter:
     )
     async def tokenize(http: Request) -> dict[str, Any]:
         """A text's token ids; with ``with_pieces``, each with its text, or its bytes where they are no text."""
-        llm = service.llm()
         asked = read(TokenizeRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
         return {"tokens": await asyncio.to_thread(_tokenize, llm, asked)}
 
     @routes.post(
@@ -143,8 +144,8 @@ def router(service: Service) -> APIRouter:
     )
     async def detokenize(http: Request) -> dict[str, Any]:
         """The text of token ids."""
-        llm = service.llm()
         asked = read(DetokenizeRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
         if not all(0 <= token_id < llm.tokenizer.n_vocab for token_id in asked.tokens):
             raise RequestError(f"tokens must be token ids from 0 to {llm.tokenizer.n_vocab - 1}", field="tokens")
         return {"content": llm.detokenize(asked.tokens)}
@@ -154,8 +155,8 @@ def router(service: Service) -> APIRouter:
     )
     async def apply_template(http: Request) -> dict[str, Any]:
         """The prompt that a conversation becomes."""
-        llm = service.llm()
         asked = read(TemplateRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
         variables = {**settings.template_kwargs, **check_variables(asked.chat_template_kwargs)}
         render = partial(llm.apply_template, asked.messages, asked.tools, **variables)
         return {"prompt": await asyncio.to_thread(render)}

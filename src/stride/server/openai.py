@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from stride.api import LLM
 from stride.errors import UnsupportedError
 from stride.server.body import read_json
 from stride.server.choices import start_all
+from stride.server.errors import NoModelError
 from stride.server.respond import respond_all
 from stride.server.schema import ChatRequest, CompletionRequest, openapi_body, read
 from stride.server.schema_answers import ChatCompletion, TextCompletion, answers
@@ -29,16 +29,16 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/models")
     async def models() -> dict[str, Any]:
-        """The one model that is served."""
-        return {"object": "list", "data": [_card(service)]}
+        """The models that are served, loaded or not."""
+        return {"object": "list", "data": _cards(service)}
 
     @routes.get("/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         """One model by its name."""
-        card = _card(service)
-        if name != card["id"]:
-            raise HTTPException(404, f"there is no model {name!r}, only {card['id']!r}")
-        return card
+        cards = {card["id"]: card for card in _cards(service)}
+        if name not in cards:
+            raise NoModelError(name, tuple(cards))
+        return cards[name]
 
     @routes.post(
         "/chat/completions",
@@ -48,8 +48,8 @@ def router(service: Service) -> APIRouter:
     )
     async def chat(http: Request) -> Response:
         """The next turn of a conversation, whole or as server-sent events."""
-        llm = service.llm()
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         variables = {**settings.template_kwargs, **asked.template_variables}
         n = asked.n or 1
@@ -71,8 +71,8 @@ def router(service: Service) -> APIRouter:
     )
     async def complete(http: Request) -> Response:
         """A text continued as it stands, whole or as server-sent events."""
-        llm = service.llm()
         asked = read(CompletionRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         n = asked.n or 1
         starts = [partial(llm.stream, prompt) for prompt in asked.prompt]
@@ -98,20 +98,30 @@ def _text(llm: LLM, prompt: str | list[int]) -> str:
     return prompt if isinstance(prompt, str) else llm.detokenize(prompt)
 
 
-def _card(service: Service) -> dict[str, Any]:
-    llm = service.llm()
+def _cards(service: Service) -> list[dict[str, Any]]:
+    service.check_ready()
+    loaded = service.models.loaded()
+    return [_card(service, name, loaded.get(name)) for name in service.models.names]
+
+
+def _card(service: Service, name: str, llm: LLM | None) -> dict[str, Any]:
+    """A model in a list; what is in its file is known once it is loaded."""
+    card = {
+        "id": name if llm is None else service.name(llm),
+        "object": "model",
+        "created": service.started,
+        "owned_by": "stride",
+        "status": {"value": service.models.state(name)},
+    }
+    return card if llm is None else {**card, "meta": _meta(llm)}
+
+
+def _meta(llm: LLM) -> dict[str, Any]:
     info = llm.info
-    meta = {
+    return {
         "n_vocab": info["n_vocab"],
         "n_ctx": info["n_ctx"],
         "n_ctx_train": info["n_ctx_train"],
         "n_params": info["n_params"],
         "size": info["file_bytes"],
-    }
-    return {
-        "id": service.name(llm),
-        "object": "model",
-        "created": service.started,
-        "owned_by": "stride",
-        "meta": meta,
     }

@@ -1,4 +1,4 @@
-"""The server's process: it listens at once, loads the model beside, and drains when it is told to end."""
+"""The server's process: it listens at once, loads its model beside, and drains when it is told to end."""
 
 from __future__ import annotations
 
@@ -6,54 +6,85 @@ import logging
 import signal
 import socket
 import sys
-import threading
-import time
-from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 
 import uvicorn
 
 from stride.api import LLM
 from stride.errors import StrideError
 from stride.server.app import create_app
+from stride.server.connections import (
+    MAX_HEADER_BYTES,
+    SPARE_FILES,
+    Connection,
+    ConnectionLimits,
+    Server,
+    raise_file_limit,
+)
+from stride.server.guard import Keys
+from stride.server.models import Models
 from stride.server.observe import configure_logging
 from stride.server.service import Settings
 
 BACKLOG = 2048
-Load = Callable[[threading.Event], LLM]
-"""Loads the model; gives up with an error soon after the event is set."""
 
 
-def serve(load: Load, settings: Settings, port: int, verbose: bool = False, log_json: bool = False) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are finished first.
+def serve(models: Models, settings: Settings, port: int, verbose: bool = False, log_json: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM; requests under way are finished first. Closes the models.
 
     Raises:
-        StrideError: the address cannot be listened on, or the model cannot be loaded.
+        StrideError: the address cannot be listened on, or the only model cannot be loaded.
     """
+    app = create_app(models, settings)
     configure_logging(logging.INFO if verbose or log_json else logging.WARNING, log_json)
     listener = listen(settings.host, port)
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     _say(f"listening on http://{name}:{listener.getsockname()[1]}")
 
-    model = _Loading(load, lambda: stop())
-    app = create_app(lambda: model.llm, settings)
+    limits = ConnectionLimits(max_connections=max(1, raise_file_limit() - SPARE_FILES))
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, http="h11", ws="none", lifespan="off"
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=partial(Connection, limits=limits),  # type: ignore[arg-type]
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        ws="none",
+        lifespan="off",
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
 
     def stop(*_: object) -> None:
         server.should_exit = True
 
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains at these, then raises them once more, for us
         signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda *_: _reload(app.state.keys))
+    failures: list[BaseException] = []
+
+    def loaded(result: Future[LLM]) -> None:
+        if (error := result.exception()) is not None and not server.should_exit:
+            failures.append(error)
+            stop()
+
     try:
-        model.start()
+        if models.is_single:
+            models.start().add_done_callback(loaded)
         server.run(sockets=[listener])
     finally:
-        model.close()
+        models.close()
         listener.close()
-    if model.error is not None:
-        raise model.error
+    if failures:
+        raise failures[0]
+
+
+def _reload(keys: Keys) -> None:
+    try:
+        keys.reload()
+        _say("keys were read again")
+    except StrideError as error:
+        _say(f"the keys stay as they were: {error}")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -71,38 +102,6 @@ def listen(host: str, port: int) -> socket.socket:
     # acknowledgement, some 40 ms; asyncio sets it only on sockets that it made itself.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-class _Loading:
-    """A model that is loaded on a thread of its own. ``failed`` is called where it cannot be."""
-
-    def __init__(self, load: Load, failed: Callable[[], None]) -> None:
-        self.llm: LLM | None = None
-        self.error: BaseException | None = None
-        self._load = load
-        self._failed = failed
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stride-load")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        """End loading, or the model."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-        if self.llm is not None:
-            self.llm.close()
-
-    def _run(self) -> None:
-        started = time.perf_counter()
-        try:
-            self.llm = self._load(self._stopping)
-            _say(f"ready in {time.perf_counter() - started:.1f} s")
-        except BaseException as error:  # handed to the main thread, which raises it
-            self.error = None if self._stopping.is_set() else error
-            self._failed()
 
 
 def _say(text: str) -> None:

@@ -249,6 +249,7 @@ class NativeRequest(Request):
 class TokenizeRequest(Schema):
     """Body of ``/tokenize``."""
 
+    model: str | None = None
     content: str
     add_special: bool | None = None
     parse_special: bool | None = None
@@ -258,12 +259,14 @@ class TokenizeRequest(Schema):
 class DetokenizeRequest(Schema):
     """Body of ``/detokenize``."""
 
+    model: str | None = None
     tokens: list[int]
 
 
 class TemplateRequest(Schema):
     """Body of ``/apply-template``: the part of a chat request that makes its prompt."""
 
+    model: str | None = None
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -1,18 +1,23 @@
-"""What every route shares: the model, once it is loaded, and how the server was started."""
+"""What every route shares: the models, and how the server was started."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stride.api import LLM
 from stride.server import errors
+from stride.server.models import Models
 
-Provider = Callable[[], LLM | None]
-"""Gives the model, or None while it loads."""
+HELD = "stride.held"
+"""Key of a request's scope: the stack of what is let go of once its response has been sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,48 +27,81 @@ class Settings:
     Attributes:
         host: the address it is bound to; on loopback, Host and Origin of requests are checked.
         api_keys: keys of which each request must bring one; none are asked for where there are none.
+        api_key_file: more keys, one on each line.
+        key_parallel: requests of one key at a time; 0: any number.
+        key_per_minute: requests of one key in a minute; 0: any number.
         alias: the model's name on the wire; None is the model's own.
         sampling: sampling parameters where a request says nothing.
         template_kwargs: variables of the chat template where a request says nothing.
         ping_seconds: silence on a stream after which a comment is sent.
         max_body_bytes: size of a request's body at most.
+        max_bodies_bytes: size of all bodies at most whose requests are not answered yet.
+        body_seconds: time for a body to arrive.
     """
 
     host: str = "127.0.0.1"
     api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    key_parallel: int = 0
+    key_per_minute: int = 0
     alias: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     ping_seconds: float = 15.0
     max_body_bytes: int = 32 << 20
+    max_bodies_bytes: int = 256 << 20
+    body_seconds: float = 60.0
 
 
 class Service:
-    """The model behind the routes."""
+    """The models behind the routes."""
 
-    def __init__(self, provider: Provider, settings: Settings) -> None:
-        self._provider = provider
+    def __init__(self, models: Models, settings: Settings) -> None:
+        self.models = models
         self.settings = settings
         self.started = int(time.time())
         self.requests: Counter[tuple[str, str, int]] = Counter()
         """How many requests ended, by method, route and status."""
 
-    def llm(self) -> LLM:
-        """The model.
+    async def llm(self, http: Request, name: str | None = None) -> LLM:
+        """The model that a request asks for by ``name``, loaded first where it must be.
+
+        The request holds it until its response has been sent, to the end of its stream.
 
         Raises:
-            LoadingError: it is not there yet.
+            LoadingError, RequestError, NoModelError, StrideError: as `Models.acquire` does.
         """
-        llm = self._provider()
-        if llm is None:
+        slot = await self.models.acquire(name)
+        http.scope[HELD].callback(self.models.release, slot)
+        assert slot.llm is not None
+        return slot.llm
+
+    def check_ready(self) -> None:
+        """Requests are welcome.
+
+        Raises:
+            LoadingError: the only model is not there yet.
+        """
+        if self.models.is_single and not self.models.loaded():
             raise errors.LoadingError
-        return llm
 
     def loaded(self) -> dict[str, LLM]:
         """The models that are in memory, by the names that clients call them."""
-        llm = self._provider()
-        return {} if llm is None else {self.name(llm): llm}
+        return {self.name(llm): llm for llm in self.models.loaded().values()}
 
     def name(self, llm: LLM) -> str:
         """What clients call the model."""
-        return self.settings.alias or llm.name
+        names = [name for name, loaded in self.models.loaded().items() if loaded is llm and name]
+        return names[0] if names else self.settings.alias or llm.name
+
+
+class Holding:
+    """ASGI middleware: lets go of what a request holds once its response has been sent, or could not be."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as held:
+            scope[HELD] = held  # in place: what routing adds to the scope is for those outside too
+            await self.app(scope, receive, send)

@@ -1,0 +1,275 @@
+"""What a model needs and what there is: the plan made before loading, and whether a request may start later.
+
+Weights are read into memory; the cache of keys and values is address space, whose pages are touched as tokens come. A
+plan leaves room for all of them. When memory falls short nonetheless, because other programs came, requests wait.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import psutil
+
+from stride.engine.kv import pages_per_sequence
+from stride.errors import InsufficientMemoryError
+from stride.models.config import ModelConfig
+from stride.ops.api import PAGE_TOKENS, KVType
+
+WEIGHT_OVERHEAD = 1.03
+"""Memory of packed weights over their size in the file, at most."""
+WORKING_BYTES = 200 << 20
+"""Memory beyond weights, keys and values: the interpreter, the tokenizer, activations of one step."""
+SPARE_BYTES = 64 << 20
+"""Memory that requests leave untouched when they start."""
+DEFAULT_CONTEXT = 8192
+"""Tokens of context per sequence where the caller names none (less where the model was trained on less)."""
+DEFAULT_PARALLEL = 4
+"""Sequences computed together, where the caller leaves it to the plan and memory allows it."""
+LEAST_CONTEXT = 512
+"""Tokens of context below which a plan is refused, unless they were asked for."""
+CONTEXT_STEP = 256
+"""Contexts that a plan chooses are multiples of this."""
+BYTES_PER_VALUE: dict[KVType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+# --- what there is ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory that this process may use, in bytes: what is free or can be freed, and all there is."""
+
+    available: int
+    total: int
+
+
+def machine_memory() -> Memory:
+    """Of the machine, or of the container where that has less."""
+    system = psutil.virtual_memory()
+    limits = [Memory(system.available, system.total), *cgroup_limits(_own_cgroups(), CGROUPS)]
+    return Memory(min(limit.available for limit in limits), min(limit.total for limit in limits))
+
+
+def cgroup_limits(memberships: str, root: Path) -> Iterator[Memory]:
+    """Limits of the control groups that a process is in, and of those around them.
+
+    Args:
+        memberships: what ``/proc/self/cgroup`` says: lines of ``id:controllers:path``.
+        root: where the groups are mounted; version 1 has the memory controller in a folder of its own.
+    """
+    for line in memberships.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            names, base = ("memory.max", "memory.current", "inactive_file"), root
+        elif "memory" in controllers.split(","):
+            names, base = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), root / "memory"
+        else:
+            continue
+        inner = base / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            if (limit := _cgroup_limit(folder, *names)) is not None:
+                yield limit
+            if folder == base:
+                break
+
+
+def _cgroup_limit(folder: Path, limit_name: str, usage_name: str, reclaimable_name: str) -> Memory | None:
+    """The limit of one group; None where there is none, or no such group is to be seen from in here."""
+    try:
+        limit = (folder / limit_name).read_text().strip()
+        usage = int((folder / usage_name).read_text())
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    return Memory(max(0, int(limit) - usage + int(counts.get(reclaimable_name, 0))), int(limit))
+
+
+def _own_cgroups() -> str:
+    try:
+        return Path("/proc/self/cgroup").read_text()
+    except OSError:  # no Linux
+        return ""
+
+
+# --- what is needed ---------------------------------------------------------------------------
+
+
+def page_bytes(config: ModelConfig, kind: KVType) -> tuple[int, ...]:
+    """Bytes of one page of each cache group, over all its layers that generate."""
+
+    def layer_bytes(heads: int, dims: int) -> int:
+        return int(PAGE_TOKENS * heads * dims * BYTES_PER_VALUE[kind])
+
+    return tuple(
+        sum(
+            layer_bytes(layer.n_kv_heads, layer.key_dim + layer.value_dim)
+            for layer in config.layers
+            if layer.window == window
+        )
+        for window in config.windows
+    )
+
+
+def cache_bytes(config: ModelConfig, n_ctx: int, kind: KVType, chunk: int) -> int:
+    """Bytes of keys and values that one sequence of ``n_ctx`` tokens comes to hold, ``chunk`` tokens at a time."""
+    return sum(
+        n_bytes * pages_per_sequence(window, n_ctx, chunk)
+        for window, n_bytes in zip(config.windows, page_bytes(config, kind), strict=True)
+    )
+
+
+def split_cache(config: ModelConfig, n_ctx: int, kind: KVType, chunk: int) -> tuple[int, int]:
+    """`cache_bytes` of the layers that see everything, and of those with a window."""
+    full = dataclasses.replace(config, layers=tuple(layer for layer in config.layers if layer.window is None))
+    whole = cache_bytes(config, n_ctx, kind, chunk)
+    seeing_all = cache_bytes(full, n_ctx, kind, chunk)
+    return seeing_all, whole - seeing_all
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model is to be run, and the memory that takes in bytes."""
+
+    n_ctx: int
+    n_parallel: int
+    kv_type: KVType
+    weights: int
+    cache: int
+    available: int
+
+    @property
+    def packing(self) -> int:
+        """Of weights beyond their size in the file, at most."""
+        return round(self.weights * (WEIGHT_OVERHEAD - 1))
+
+    @property
+    def needed(self) -> int:
+        """All of it, at most."""
+        return self.weights + self.packing + self.cache + WORKING_BYTES
+
+    def __str__(self) -> str:
+        return (
+            f"memory: {size(self.needed)} of {size(self.available)} available: weights {size(self.weights)}, "
+            f"keys and values {size(self.cache)}, working memory {size(self.packing + WORKING_BYTES)} at most\n"
+            f"context: {self.n_ctx} tokens for each of {self.n_parallel} at a time, "
+            f"keys and values as {self.kv_type}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a caller wants of a plan; what is left open is chosen to fit.
+
+    Attributes:
+        n_ctx: tokens of context per sequence; None is `DEFAULT_CONTEXT`, or less where that does not fit; 0 is all that
+            the model was trained on, or what fits of it.
+        n_parallel: sequences computed together; None is `DEFAULT_PARALLEL`, or less where that does not fit.
+        kv_type: how keys and values are kept; "auto" is f16, or q8_0 where that alone fits.
+    """
+
+    n_ctx: int | None = None
+    n_parallel: int | None = None
+    kv_type: KVType | Literal["auto"] = "auto"
+
+
+def plan(config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: Memory) -> Plan:
+    """The best plan that fits: first fewer sequences at a time, then smaller keys and values, then less context.
+
+    Raises:
+        InsufficientMemoryError: none does. Says what is needed, what there is, and what would fit.
+    """
+    kinds: list[KVType] = ["f16", "q8_0"] if wishes.kv_type == "auto" else [wishes.kv_type]
+    counts = range(DEFAULT_PARALLEL, 0, -1) if wishes.n_parallel is None else [wishes.n_parallel]
+    trained = config.context_length
+    n_ctx = trained if wishes.n_ctx == 0 else min(wishes.n_ctx or DEFAULT_CONTEXT, trained)
+
+    def planned(n_ctx: int, n_parallel: int, kind: KVType) -> Plan:
+        cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
+        return Plan(n_ctx, n_parallel, kind, weights, cache, memory.available)
+
+    def shortened(n_parallel: int, kind: KVType) -> Plan | None:
+        """With the longest context that fits."""
+        least, most = 0, n_ctx // CONTEXT_STEP
+        while least < most:  # the need grows with the context
+            middle = (least + most + 1) // 2
+            if planned(middle * CONTEXT_STEP, n_parallel, kind).needed <= memory.available:
+                least = middle
+            else:
+                most = middle - 1
+        return planned(least * CONTEXT_STEP, n_parallel, kind) if least * CONTEXT_STEP >= LEAST_CONTEXT else None
+
+    for kind in kinds:
+        for n_parallel in counts:
+            if (whole := planned(n_ctx, n_parallel, kind)).needed <= memory.available:
+                return whole
+    smallest = planned(n_ctx, min(counts), kinds[-1])
+    if not wishes.n_ctx and (less := shortened(smallest.n_parallel, smallest.kv_type)) is not None:
+        return less
+    raise InsufficientMemoryError(
+        f"{size(smallest.needed)} are needed (weights {size(weights)}, keys and values {size(smallest.cache)} for "
+        f"{smallest.n_parallel} × {n_ctx} tokens as {smallest.kv_type}), {size(memory.available)} are available; "
+        + _remedy(smallest, shortened),
+        could_ever_fit=smallest.needed <= memory.total,
+    )
+
+
+def _remedy(refused: Plan, shortened: Callable[[int, KVType], Plan | None]) -> str:
+    """What would fit instead: the first of more and more that is given up."""
+    tries: list[tuple[int, KVType]] = [
+        (refused.n_parallel, refused.kv_type),
+        (1, refused.kv_type),
+        (refused.n_parallel, "q8_0"),
+        (1, "q8_0"),
+    ]
+    for n_parallel, kind in dict.fromkeys(tries):
+        if (less := shortened(n_parallel, kind)) is not None:
+            several = f" with --parallel {less.n_parallel}" if less.n_parallel != refused.n_parallel else ""
+            smaller = f" and keys and values as {kind}" if kind != refused.kv_type else ""
+            return f"a context of {less.n_ctx} (-c {less.n_ctx}){several}{smaller} fits"
+    return "only a smaller model, or a smaller quantisation of it, fits"
+
+
+def size(n_bytes: int) -> str:
+    """A number of bytes for people."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+# --- while it runs ----------------------------------------------------------------------------
+
+
+class Room:
+    """Answers an engine whether its requests may start: what all engines of this process still come to touch must fit.
+
+    Called with the pages of each cache group that were never touched and that the engine's requests may come to touch,
+    a new one among them. True is a promise, which the engine's next call replaces.
+    """
+
+    _promised: ClassVar[dict[Room, int]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, config: ModelConfig, kind: KVType, memory: Callable[[], Memory] = machine_memory) -> None:
+        self._page_bytes = page_bytes(config, kind)
+        self._memory = memory
+
+    def __call__(self, fresh_pages: Sequence[int]) -> bool:
+        wanted = sum(n * count for n, count in zip(self._page_bytes, fresh_pages, strict=True))
+        with self._lock:
+            others = sum(self._promised.values()) - self._promised.get(self, 0)
+            if wanted and wanted + others + SPARE_BYTES > self._memory().available:
+                return False
+            self._promised[self] = wanted
+            return True
+
+    def close(self) -> None:
+        """Take the promises back."""
+        with self._lock:
+            self._promised.pop(self, None)
