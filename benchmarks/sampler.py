@@ -11,7 +11,7 @@ import numpy as np
 
 from stride.engine.sampler import Sampler
 from stride.engine.sampler_logprobs import logprobs_of
-from stride.types import SamplingParams
+from stride.types import SamplingParams, TokenSet
 
 N_VOCAB = 128_896
 REPEATS = 200
@@ -22,6 +22,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default+penalties": {"repeat_penalty": 1.1, "presence_penalty": 0.5},
     "default+bias": {"logit_bias": dict.fromkeys(range(100), 1.0)},
     "default+mask": {},
+    "default+free text": {},
     "top_k=1000": {**OFF, "top_k": 1000},
     "no filter": OFF,
     "min_p=0.05": {**OFF, "min_p": 0.05},
@@ -38,7 +39,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def median_us(sampler: Sampler, logits: np.ndarray, allowed: np.ndarray | None) -> float:
+def median_us(sampler: Sampler, logits: np.ndarray, allowed: TokenSet | None) -> float:
     """Median of REPEATS draws, each from other logits, as in generation."""
     times = []
     for i in range(REPEATS):
@@ -61,7 +62,9 @@ def main() -> None:
     peaked[:, :20] += 12
     # Flat: nucleus of about 110,000 tokens, the worst case. Peaked: of a few tens, as in text.
     shapes = {"flat": noise.astype(np.float32), "peaked": peaked.astype(np.float32)}
-    allowed = random.random(N_VOCAB) < 0.2
+    allowed = TokenSet.of(random.random(N_VOCAB) < 0.2)
+    free = TokenSet(np.arange(1000), excluded=True)
+    masks = {"default+mask": allowed, "default+free text": free}
     prompt = random.integers(0, N_VOCAB, 1000)
     result: dict[str, dict[str, float]] = {}
     print(f"{'median µs per token':24s}" + "".join(f"{shape:>10s}" for shape in shapes))
@@ -69,7 +72,7 @@ def main() -> None:
         result[name] = {}
         for shape, logits in shapes.items():
             sampler = Sampler(SamplingParams(seed=0, **options), prompt, N_VOCAB)
-            result[name][shape] = round(median_us(sampler, logits, allowed if "mask" in name else None), 1)
+            result[name][shape] = round(median_us(sampler, logits, masks.get(name)), 1)
         print(f"{name:24s}" + "".join(f"{value:10.1f}" for value in result[name].values()))
     for n_top in (0, 20):
         name = f"logprobs, {n_top} top"

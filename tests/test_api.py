@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import re
 import weakref
 
 import numpy as np
@@ -23,7 +24,17 @@ from stride.errors import (
 )
 from stride.memory import Memory
 from stride.stream import Stream
-from stride.types import ContentDelta, Finish, Message, ReasoningDelta, Timings, Tool, ToolCallStart, Usage
+from stride.types import (
+    ContentDelta,
+    Finish,
+    Message,
+    ReasoningDelta,
+    Timings,
+    Tool,
+    ToolCallDelta,
+    ToolCallStart,
+    Usage,
+)
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 
@@ -348,3 +359,80 @@ def test_a_closed_model_refuses():
         pass
     with pytest.raises(GenerationError, match="closed"):
         model.generate("x")
+
+
+FORECAST = Tool(
+    "forecast",
+    parameters={
+        "type": "object",
+        "properties": {"city": {"enum": ["Oslo", "Bern"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["city", "days"],
+    },
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_required_call_fits_its_schema(llm, seed):
+    options = {"tool_choice": "required", "parallel_tool_calls": False, "reasoning_budget": 6, "seed": seed}
+    done = llm.chat(HELLO, [FORECAST], max_tokens=300, **options)
+    assert done.finish_reason == "tool_calls"
+    assert done.message.content is None
+    (call,) = done.message.tool_calls
+    arguments = json.loads(call.arguments)
+    assert arguments["city"] in ("Oslo", "Bern")
+    assert 1 <= arguments["days"] <= 9
+    assert 0 < done.usage.reasoning_tokens <= 6 + len(llm.tokenizer.encode("\n</think>\n", special=True))
+    *deltas, _ = llm.chat(HELLO, [FORECAST], max_tokens=300, stream=True, **options)
+    pieces = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert len(pieces) > 1
+    assert "".join(piece.arguments for piece in pieces) == call.arguments
+
+
+def test_tools_are_not_offered_where_none_may_be_called(llm):
+    done = llm.chat(HELLO, [FORECAST], tool_choice="none", max_tokens=1)
+    assert done.usage.prompt_tokens == llm.chat(HELLO, max_tokens=1).usage.prompt_tokens
+
+
+def test_an_answer_fits_the_format_asked_for(llm):
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    done = llm.chat(HELLO, response_format=asked, reasoning_budget=4, max_tokens=300, seed=1)
+    assert done.finish_reason == "stop"
+    assert done.message.reasoning
+    assert json.loads(done.text)["n"] in (1, 2)
+    assert re.fullmatch(r"\d{4}-\d\d", llm.generate("x", regex=r"\d{4}-\d\d", max_tokens=20).text)
+    assert llm.generate("x", grammar='root ::= "yes" | "no"', max_tokens=20).text in ("yes", "no")
+
+
+@pytest.mark.parametrize(("effort", "expected"), [("none", 0), ("low", 2048)])
+def test_effort_becomes_a_budget_where_the_template_does_not_know_it(llm, monkeypatch, effort, expected):
+    assert "reasoning_effort" not in llm.template.source
+    budgets = []
+    monkeypatch.setattr(api, "ThoughtBudget", lambda mask, budget, *rest: budgets.append(budget))
+    llm.chat(HELLO, reasoning_effort=effort, max_tokens=1)
+    assert budgets == [expected]
+
+
+def test_without_effort_there_is_no_thought(llm):
+    done = llm.chat(HELLO, reasoning_effort="none", max_tokens=20, temperature=0)
+    assert done.message.reasoning is None
+    assert done.message.content
+    assert done.usage.reasoning_tokens == len(llm.tokenizer.encode("\n</think>", special=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [Tool(f"f{i}") for i in range(10_000)]}, "tools are 10000, but may be 512"),
+        ({"tools": [Tool("f", parameters={"properties": {"a": {"type": "x"}}}), FORECAST]}, "tools: 'f' cannot"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "response_format"),
+        ({"json_schema": {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}}, "json_schema"),
+        ({"json_schema": {"not": {}}, "tools": [FORECAST]}, "json_schema"),
+        ({"regex": "(?=a)"}, "regex"),
+        ({"grammar": "root ::= x"}, "grammar"),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_by_name(llm, options, message):
+    with pytest.raises(RequestError, match=message):
+        llm.chat(HELLO, **options)

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from stride.errors import ContextOverflowError, ModelFileError, RequestError
-from stride.types import SamplingParams, Timings
+from stride.types import SamplingParams, Timings, TokenSet
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,10 @@ def test_overflow_counts():
     error = ContextOverflowError(9000, 8192)
     assert (error.n_prompt_tokens, error.n_ctx) == (9000, 8192)
     assert "9000" in str(error)
+
+
+@pytest.mark.parametrize("members", [[], [True, False, False], [True, False, True], [True] * 3, [False] * 3])
+def test_a_set_of_tokens_holds_what_it_was_made_of(members):
+    tokens = TokenSet.of(np.array(members, bool))
+    assert [i in tokens for i in range(len(members))] == members
+    assert 2 * len(tokens.ids) <= len(members)

@@ -12,9 +12,13 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
 
 from stride import memory, ops
+from stride.chat.answer_grammar import answer_grammar, text_grammar
+from stride.chat.constraints import FIELDS, NO_CONSTRAINTS, Constraints, TextFormat, read_constraints
+from stride.chat.grammar import GrammarCompiler
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
+from stride.chat.reasoning import EFFORT_BUDGETS, ThoughtBudget
 from stride.chat.stream import StreamParser
 from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
 from stride.chat.tokenizer import Tokenizer
@@ -32,7 +36,10 @@ from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, KVType
 from stride.stream import Stream
-from stride.types import Completion, Message, SamplingParams, Tool
+from stride.types import Completion, LogitsMask, Message, SamplingParams, Tool
+
+MAX_TOOLS = 512
+"""Tools of one request: their grammar takes a quarter of a second to compile then."""
 
 
 class LLM:
@@ -91,6 +98,8 @@ class LLM:
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
             opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
+            self.grammars = GrammarCompiler(self.tokenizer, self.tool_format.shown_tokens)
+            self._text_grammars = GrammarCompiler(self.tokenizer, ())
             self.backend = ops.load(backend, threads, self._file.paths)
             self.plan = self._plan(Wishes(n_ctx, n_parallel, kv_type))
             self.n_ctx, self.kv_type = self.plan.n_ctx, self.plan.kv_type
@@ -129,19 +138,23 @@ class LLM:
 
     @overload
     def generate(
-        self, prompt: str | Sequence[int], *, stream: Literal[False] = False, **sampling: Any
+        self, prompt: str | Sequence[int], *, stream: Literal[False] = False, **options: Any
     ) -> Completion: ...
 
     @overload
-    def generate(self, prompt: str | Sequence[int], *, stream: Literal[True], **sampling: Any) -> Stream: ...
+    def generate(self, prompt: str | Sequence[int], *, stream: Literal[True], **options: Any) -> Stream: ...
 
-    def generate(self, prompt: str | Sequence[int], *, stream: bool = False, **sampling: Any) -> Completion | Stream:
-        """Continue a text or token ids as they stand; ``sampling`` are the fields of `SamplingParams`.
+    def generate(self, prompt: str | Sequence[int], *, stream: bool = False, **options: Any) -> Completion | Stream:
+        """Continue a text or token ids as they stand.
+
+        ``options`` are the fields of `SamplingParams`, and one of json_schema, regex and grammar, which the text must
+        match.
 
         Raises:
             RequestError: a bad parameter, an empty prompt, or one that does not fit the context.
         """
-        events = self.stream(prompt, sampling_params(sampling))
+        constraints, sampling = _split_options(options)
+        events = self.stream(prompt, sampling_params(sampling), constraints.text)
         return events if stream else events.result()
 
     @overload
@@ -151,7 +164,7 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         *,
         stream: Literal[False] = False,
-        **sampling: Any,
+        **options: Any,
     ) -> Completion: ...
 
     @overload
@@ -161,7 +174,7 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         *,
         stream: Literal[True],
-        **sampling: Any,
+        **options: Any,
     ) -> Stream: ...
 
     def chat(
@@ -170,20 +183,33 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]] | None = None,
         *,
         stream: bool = False,
-        **sampling: Any,
+        **options: Any,
     ) -> Completion | Stream:
         """The next turn of a conversation; messages and tools as OpenAI's dictionaries or Stride's own types.
+
+        ``options`` are the fields of `SamplingParams` and of OpenAI's chat requests that say what the answer must be:
+        tool_choice, parallel_tool_calls, response_format, json_schema, regex, grammar, reasoning_effort and
+        reasoning_budget.
 
         Raises:
             RequestError: a bad message, tool or parameter, or a conversation that does not fit the context.
         """
-        events = self.chat_stream(messages, tools or (), sampling_params(sampling))
+        constraints, sampling = _split_options(options)
+        events = self.chat_stream(messages, tools or (), sampling_params(sampling), constraints=constraints)
         return events if stream else events.result()
 
-    def stream(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Stream:
-        """`generate` as a stream of events, all of them content."""
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        text_format: TextFormat | None = None,
+    ) -> Stream:
+        """`generate` as a stream of events, all of them content, which as a whole matches ``text_format``."""
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams())
+        mask = None
+        if text_format is not None:
+            mask = self._text_grammars.mask(text_grammar(text_format), text_format.field)
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), mask=mask)
 
     def chat_stream(
         self,
@@ -191,14 +217,58 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]] = (),
         params: SamplingParams | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        constraints: Constraints = NO_CONSTRAINTS,
     ) -> Stream:
         """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
         if not messages:
             raise RequestError("there are no messages", field="messages")
-        rendered, offered = self._render(messages, tools, template_kwargs or {})
-        parser = StreamParser(self.tool_format, offered, self.tool_format.starts_in_reasoning(rendered.text))
+        if len(tools) > MAX_TOOLS:
+            raise RequestError(f"tools are {len(tools)}, but may be {MAX_TOOLS} at most", field="tools")
+        if constraints.tool_choice == "none":
+            tools = ()
+        variables = {**_effort_variables(constraints), **(template_kwargs or {})}
+        rendered, offered = self._render(messages, tools, variables)
+        in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
+        mask = self._mask(offered, constraints, in_reasoning)
+        constrained = bool(offered) and bool(self.tool_format.shapes)
+        parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained)
         ids = self.tokenizer.encode_prompt(rendered.pieces)
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser)
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser, mask)
+
+    def _mask(self, tools: Sequence[Tool], constraints: Constraints, in_reasoning: bool) -> LogitsMask | None:
+        """What keeps an answer to what is asked of it, if anything is.
+
+        Raises:
+            RequestError: it cannot be enforced; names the field.
+        """
+        mask: LogitsMask | None = None
+        grammar = answer_grammar(self.tool_format, tools, constraints, in_reasoning)
+        if grammar is not None:
+            if constraints.text is not None and tools:  # an error of the format alone is not the tools'
+                self._text_grammars.mask(text_grammar(constraints.text), constraints.text.field)
+            field = constraints.text.field if constraints.text is not None and not tools else "tools"
+            try:
+                mask = self.grammars.mask(grammar, field)
+            except RequestError:
+                self._blame_tool(tools)
+                raise
+        budget = constraints.reasoning_budget
+        if budget is None and constraints.reasoning_effort and "reasoning_effort" not in self.template.source:
+            budget = EFFORT_BUDGETS[constraints.reasoning_effort]
+        if budget is None or self.tool_format.reasoning is None:
+            return mask
+        return ThoughtBudget(mask, budget, self.tokenizer, self.tool_format, tools, in_reasoning)
+
+    def _blame_tool(self, tools: Sequence[Tool]) -> None:
+        """Find the tool that cannot be enforced.
+
+        Raises:
+            RequestError: names it.
+        """
+        for tool in tools:
+            grammar = answer_grammar(self.tool_format, [tool], Constraints("required"), in_reasoning=False)
+            assert grammar is not None
+            self.grammars.mask(grammar, "tools", repr(tool.name))
 
     # --- text and numbers ---
 
@@ -304,6 +374,20 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _split_options(options: Mapping[str, Any]) -> tuple[Constraints, dict[str, Any]]:
+    """What the answer must be, and the sampling parameters."""
+    sampling = {name: value for name, value in options.items() if name not in FIELDS}
+    return read_constraints(options), sampling
+
+
+def _effort_variables(constraints: Constraints) -> dict[str, Any]:
+    """What the chat template hears of the effort: its name, and the switch that many templates have."""
+    effort = constraints.reasoning_effort
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, **({"enable_thinking": False} if effort == "none" else {})}
 
 
 def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:

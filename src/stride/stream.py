@@ -20,6 +20,7 @@ from stride.types import (
     Delta,
     Event,
     Finish,
+    LogitsMask,
     SamplingParams,
     Timings,
     TokenLogprob,
@@ -42,8 +43,9 @@ class Stream:
         prompt_ids: list[int],
         params: SamplingParams,
         parser: StreamParser | None = None,
+        mask: LogitsMask | None = None,
     ) -> None:
-        """Submit the request; without a parser all text is content.
+        """Submit the request; without a parser all text is content. ``mask`` restricts it to a grammar.
 
         Raises:
             RequestError: the engine refuses it.
@@ -66,6 +68,7 @@ class Stream:
             params=params,
             deliver=self._end,
             stop=self._take,
+            mask=mask,
             eos_ids=tokenizer.eos_ids,
             dry_breakers=tokenizer.sequence_breakers(params.dry_sequence_breakers) if params.dry_multiplier else {},
         )

@@ -158,14 +158,39 @@ class SamplingParams:
             _check(good, name, texts, "made of strings that are not empty")
 
 
-class LogitsMask(Protocol):
-    """Restricts the next token (a grammar). Owned by one request, used by the engine's thread only."""
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenSet:
+    """Some tokens of a vocabulary: ``ids``, ascending, or all but these where ``excluded``."""
 
-    def allowed(self, n_vocab: int) -> npt.NDArray[np.bool_]:
-        """bool [n_vocab]: which tokens may come next."""
+    ids: npt.NDArray[np.intp]
+    excluded: bool = False
+
+    @classmethod
+    def of(cls, members: npt.NDArray[np.bool_]) -> TokenSet:
+        """From bool [n_vocab], in the shorter of the two forms."""
+        excluded = 2 * int(np.count_nonzero(members)) > len(members)
+        return cls(np.flatnonzero(~members if excluded else members), excluded)
+
+    def __contains__(self, token_id: int) -> bool:
+        at = int(self.ids.searchsorted(token_id))
+        return (at < len(self.ids) and int(self.ids[at]) == token_id) != self.excluded
+
+
+class LogitsMask(Protocol):
+    """Restricts the next token (a grammar). Owned by one request, used by the engine's thread only.
+
+    What may come next is best computed elsewhere from ``accept`` on: ``allowed`` is asked a step of the model later.
+    """
+
+    def allowed(self) -> TokenSet:
+        """Which tokens may come next; waits until that is known.
+
+        Raises:
+            StrideError: it cannot be told; the request fails with it.
+        """
 
     def accept(self, token_id: int) -> None:
-        """Advance past a token that was chosen."""
+        """Advance past a token that was chosen, without waiting."""
 
 
 # --- What comes back --------------------------------------------------------------------------

@@ -22,6 +22,12 @@ def test_the_prompt_may_come_from_stdin(stride):
     assert piped.stdout == typed.stdout
 
 
+def test_the_output_fits_what_is_asked_for(stride):
+    assert stride("run", "-p", "x", "-n", 9, "--regex", "[0-9]{3}").stdout.strip().isdigit()
+    assert stride("run", "-p", "x", "-n", 9, "--grammar", 'root ::= "yes" | "no"').stdout.strip() in ("yes", "no")
+    assert stride("run", "-p", "x", "-n", 9, "-j", '{"enum": [1, 2]}').stdout.strip() in ("1", "2")
+
+
 def test_both_backends_agree_on_the_first_token(stride):
     outputs = {stride("run", "-p", "The", "-n", 1, "--temp", 0, "--backend", name).stdout for name in ("cpu", "numpy")}
     assert len(outputs) == 1
@@ -34,6 +40,8 @@ def test_both_backends_agree_on_the_first_token(stride):
         (("--top-p", 2), "top_p"),
         (("--backend", "gpu"), "'gpu'"),
         (("--cache-type", "q3"), "q3"),
+        (("--json-schema", "[]"), "--json-schema must be a JSON object"),
+        (("--regex", "(?=a)"), "regex cannot be enforced"),
     ],
 )
 def test_bad_values_are_refused_by_name(stride, arguments, message):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stride.engine import Engine, EngineConfig, Failed, Token
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError, RequestError
-from stride.types import SamplingParams
+from stride.types import SamplingParams, TokenSet
 
 # Of conftest.py: the classes Client and FakeModel, a FakeModel, and what starts an engine over it.
 NewClient = NewModel = Model = Start = Any
@@ -145,8 +145,8 @@ def test_a_mask_is_obeyed_and_told(start: Start, new_client: NewClient, model: M
     class Mask:
         accepted: list[int] = []  # noqa: RUF012
 
-        def allowed(self, n_vocab: int) -> np.ndarray:
-            return np.arange(n_vocab) % 7 == len(self.accepted) % 7
+        def allowed(self) -> TokenSet:
+            return TokenSet.of(np.arange(model.n_vocab) % 7 == len(self.accepted) % 7)
 
         def accept(self, token_id: int) -> None:
             self.accepted.append(token_id)

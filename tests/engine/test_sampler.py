@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stride.engine import sampler_filters as sampling
 from stride.engine.sampler import Sampler
 from stride.errors import GenerationError
-from stride.types import SamplingParams
+from stride.types import SamplingParams, TokenSet
 
 NO_FILTER: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
 
@@ -220,13 +220,15 @@ def test_extreme_parameters_stay_finite() -> None:
     assert sampler(4, temperature=5e-324).sample(logits) == 0
 
 
-def test_a_mask_rules_out_everything_else() -> None:
+@pytest.mark.parametrize("allowed", [TokenSet(np.array([1, 3])), TokenSet(np.array([0, 2]), excluded=True)])
+def test_a_mask_rules_out_everything_else(allowed: TokenSet) -> None:
     logits = np.array([9, 1, 8, 2], np.float32)
-    allowed = np.array([False, True, False, True])
     assert sampler(4, temperature=0).sample(logits, allowed) == 3
     chooser = sampler(4, seed=1)
     assert {chooser.sample(logits, allowed) for _ in range(50)} == {1, 3}
     assert sampler(4, top_k=1).sample(logits, allowed) == 3
+    assert sampler(4, temperature=0, logit_bias={1: 5.0}).sample(logits, allowed) == 1
+    assert logits.tolist() == [9, 1, 8, 2]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,7 @@ def test_a_mask_rules_out_everything_else() -> None:
 def test_logits_that_cannot_be_sampled(
     logits: list[float], allowed: list[bool] | None, message: str, temperature: float
 ) -> None:
-    mask = None if allowed is None else np.array(allowed)
+    mask = None if allowed is None else TokenSet.of(np.array(allowed))
     with pytest.raises(GenerationError, match=message):
         sampler(3, temperature=temperature).sample(np.array(logits, np.float32), mask)
 

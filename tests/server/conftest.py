@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from stride import LLM
+from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import GenerationError
 from stride.server import Models, Settings, create_app
 from stride.types import Event, Finish, SamplingParams, Timings, Usage
@@ -81,11 +82,13 @@ class ScriptedModel:
         numbers = dict.fromkeys(("n_vocab", "n_ctx", "n_ctx_train", "n_params", "file_bytes", "kv_bytes"), 1)
         return {**numbers, "path": "scripted.gguf", "n_parallel": 1, "kv_type": "f16", "backend": "script"}
 
-    def chat_stream(self, messages: Any, tools: Any, params: SamplingParams, variables: Any) -> Script:
-        return self._start(messages, tools, params, variables)
+    def chat_stream(
+        self, messages: Any, tools: Any, params: SamplingParams, variables: Any, constraints: Constraints
+    ) -> Script:
+        return self._start(messages, tools, params, variables, constraints)
 
-    def stream(self, prompt: Any, params: SamplingParams) -> Script:
-        return self._start(prompt, params)
+    def stream(self, prompt: Any, params: SamplingParams, text_format: TextFormat | None) -> Script:
+        return self._start(prompt, params, text_format)
 
     def _start(self, *asked: Any) -> Script:
         self.asked.append(asked)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from stride.chat.constraints import Constraints, NamedTool, TextFormat
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError, RequestError
 from stride.server import Models, Settings, create_app
 from stride.types import ContentDelta, Finish, ReasoningDelta, Timings, ToolCallDelta, ToolCallStart, Usage
@@ -137,14 +138,6 @@ def test_timings_per_token(scripted):
     first, *rest = events(client.ask(stream=True, timings_per_token=True))
     assert "timings" not in first
     assert all("timings" in chunk for chunk in rest)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_without_parallel_tool_calls_there_is_one(scripted, stream):
-    client, _ = scripted(*CALLS)
-    text = client.ask(parallel_tool_calls=False, stream=stream).text
-    assert "get_weather" in text
-    assert "calculate" not in text
 
 
 def test_silence_is_broken_by_comments(scripted):
@@ -276,9 +269,31 @@ def test_conversation_reaches_the_model_as_it_came(scripted):
     assert client.ask(messages=messages, tools=tools, chat_template_kwargs={"b": 2}).status_code == 200
     assert model.asked[-1][:2] == (messages, tools)
     assert model.asked[-1][3] == {"a": 1, "b": 2}
-    client.ask(messages=messages, tools=tools, tool_choice="none", reasoning_effort="low")
-    assert model.asked[-1][1] == []
-    assert model.asked[-1][3] == {"a": 1, "b": 1, "reasoning_effort": "low"}
+
+
+def test_constraints_reach_the_model(scripted):
+    client, model = scripted()
+    client.ask()
+    assert model.asked[-1][4] == Constraints()
+    schema = {"type": "array"}
+    client.ask(
+        tool_choice={"type": "function", "function": {"name": "f"}},
+        parallel_tool_calls=False,
+        reasoning_effort="low",
+        thinking={"type": "enabled", "budget_tokens": 5},
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    text = TextFormat.json_schema(schema, "response_format")
+    assert model.asked[-1][4] == Constraints(NamedTool("f"), False, text, "low", 5)
+    client.ask("/v1/completions", prompt="x", regex="a+")
+    assert model.asked[-1][2] == TextFormat.regex("a+")
+
+
+def test_the_servers_reasoning_budget_is_a_default(scripted):
+    client, model = scripted(reasoning_budget=9)
+    for fields, expected in (({}, 9), ({"reasoning_budget": -1}, None), ({"thinking": {"type": "disabled"}}, 0)):
+        client.ask(**fields)
+        assert model.asked[-1][4].reasoning_budget == expected
 
 
 def test_unknown_fields_are_ignored(scripted):
@@ -325,6 +340,12 @@ def test_unknown_fields_are_ignored(scripted):
         ("tool_choice", "sometimes"),
         ("response_format", {"type": "xml"}),
         ("response_format", 5),
+        ("response_format", {"type": "json_schema", "json_schema": {}}),
+        ("json_schema", 5),
+        ("regex", 5),
+        ("reasoning_budget", -2),
+        ("reasoning_effort", "enormous"),
+        ("thinking", {"type": "enabled"}),
         ("chat_template_kwargs", []),
         ("chat_template_kwargs", {"messages": []}),
         ("chat_template_kwargs", {"self": 1}),
@@ -358,13 +379,6 @@ def test_bad_values_are_named(scripted, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {}}),
-        ("grammar", 'root ::= "a"'),
-        ("regex", "a+"),
-        ("json_schema", {}),
         ("post_sampling_probs", True),
         ("adaptive_target", 0.5),
         ("n_indent", 4),

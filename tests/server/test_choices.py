@@ -74,9 +74,10 @@ def test_several_prompts_have_choices_in_their_order(scripted):
     assert answer["usage"]["completion_tokens"] == 12
 
 
-def test_too_many_answers_are_refused(scripted):
+@pytest.mark.parametrize("path", ["/v1/completions", "/completion"])
+def test_too_many_answers_are_refused(scripted, path):
     client, model = scripted()
-    problem = client.ask("/v1/completions", prompt=["a"] * 33, n=2).json()["error"]
+    problem = client.ask(path, prompt=["a"] * 33, n=2).json()["error"]
     assert (problem["code"], problem["param"]) == (400, "n")
     assert model.asked == []
 

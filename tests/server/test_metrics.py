@@ -54,7 +54,7 @@ def test_gauges_say_what_is_going_on(demo, demo_llm):
     assert value(families, "stride:requests_processing") == 1
     assert value(families, "stride:requests_deferred") == 0
     assert 0 < value(families, "stride:kv_cache_usage_ratio") <= 1
-    assert value(families, "stride:kv_cache_bytes") == demo_llm.kv_bytes
+    assert value(families, "stride:kv_cache_bytes") == demo_llm.info["kv_bytes"]
     assert value(families, "stride:resident_memory_bytes") > 1 << 20
     assert value(families, "stride:predicted_tokens_seconds") >= 0
 

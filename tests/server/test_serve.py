@@ -97,8 +97,24 @@ def test_openai_client_sees_errors_as_its_own(client):
     with pytest.raises(openai.BadRequestError, match="context window has 2048") as caught:
         client.chat.completions.create(model="any", messages=[{"role": "user", "content": "word " * 5000}])
     assert caught.value.type == "exceed_context_size_error"
-    with pytest.raises(openai.InternalServerError, match="tool_choice is not supported yet"):
-        client.chat.completions.create(model="any", messages=HELLO, tools=TOOLS, tool_choice="required")
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+    with pytest.raises(openai.BadRequestError, match="response_format cannot be enforced") as caught:
+        client.chat.completions.create(model="any", messages=HELLO, response_format=asked)
+    assert caught.value.param == "response_format"
+
+
+def test_openai_client_gets_the_call_it_requires_and_the_format_it_asks_for(client):
+    asked = {"model": "any", "messages": HELLO, "max_tokens": 500, "seed": 1, "extra_body": {"reasoning_budget": 3}}
+    named = {"type": "function", "function": {"name": "calculate"}}
+    answer = client.chat.completions.create(tools=TOOLS, tool_choice=named, **asked)
+    assert answer.choices[0].finish_reason in ("tool_calls", "length")
+    assert [call.function.name for call in answer.choices[0].message.tool_calls] == ["calculate"]
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    schema |= {"additionalProperties": False}
+    asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    answer = client.chat.completions.create(**asked)
+    assert isinstance(json.loads(answer.choices[0].message.content)["ok"], bool)
+    assert answer.usage.completion_tokens_details.reasoning_tokens > 0
 
 
 def test_openai_client_lists_models_and_completes_text(client):

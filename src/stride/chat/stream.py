@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from stride.chat.parsers.exact import parse_exact
 from stride.chat.parsers.format import Calls, Outcome, ToolFormat
 from stride.chat.parsers.source import Parse, Source
 from stride.types import (
@@ -24,6 +25,7 @@ class StreamParser:
     The sum of the deltas does not depend on where the text was cut, and no text is lost: what looks like a call but
     is none comes back as text. White space around reasoning and calls is dropped, and so are tags that close reasoning
     once more. Without tools, calls are text.
+    ``constrained``: a grammar keeps calls to their canonical form (`answer_grammar`), and only that is a call then.
     ``in_reasoning`` tells where the stream stands. ``shown_tokens`` are the special tokens that must come as text: give
     them to ``Tokenizer.detokenizer(keep=...)``.
     """
@@ -34,11 +36,13 @@ class StreamParser:
         tools: Sequence[Tool] = (),
         starts_in_reasoning: bool = False,
         *,
+        constrained: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._format = tool_format
         self.shown_tokens = tool_format.shown_tokens
         self._calls = Calls(tools, new_id or tool_format.new_id)
+        self._calls.exact = constrained
         self._parses_calls = bool(tools) and tool_format.call is not None
         self._source = Source()
         self._reasoning = _TrimmedText()
@@ -116,7 +120,10 @@ class StreamParser:
             return
         assert self._format.call is not None
         self._calls.known_only = self.in_reasoning
-        outcome = yield from self._format.call(self._source, self._calls)
+        if self._calls.exact:
+            outcome = yield from parse_exact(self._source, self._calls, self._format)
+        else:
+            outcome = yield from self._format.call(self._source, self._calls)
         if outcome is Outcome.TEXT:
             yield from self._show(self._source.take(1))
             return

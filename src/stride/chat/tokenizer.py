@@ -115,9 +115,12 @@ class Tokenizer:
         self._check(token_id)
         return self._vocabulary.types[token_id] in HIDDEN_TYPES
 
-    def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of ``text``, without BOS and EOS. ``special``: the names of special tokens mean those tokens."""
-        return self._encode([PromptPiece(text, trusted=special)])
+    def encode(self, text: str, special: bool = False, *, continues: bool = False) -> list[int]:
+        """Token ids of ``text``, without BOS and EOS. ``special``: the names of special tokens mean those tokens.
+
+        ``continues``: other text stands before it, so that no space is put there.
+        """
+        return self._encode([PromptPiece(text, trusted=special)], after_token=not continues)
 
     def encode_prompt(self, pieces: Sequence[PromptPiece]) -> list[int]:
         """Token ids of a rendered prompt: only trusted pieces may name special tokens.
@@ -129,9 +132,9 @@ class Tokenizer:
             ids.insert(0, self.bos_id)
         return ids
 
-    def _encode(self, pieces: Sequence[PromptPiece]) -> list[int]:
+    def _encode(self, pieces: Sequence[PromptPiece], after_token: bool = True) -> list[int]:
+        """SentencePiece models put a space before text that follows no text, but a token (``after_token``)."""
         ids: list[int] = []
-        after_token = True  # SentencePiece models put a space before text that follows no text
         for piece in pieces:
             matched = self._all_matched if piece.trusted else self._always_matched
             for part in matched.split(_SURROGATE.sub("\ufffd", piece.text)) if matched else [piece.text]:

@@ -18,7 +18,7 @@ _BATCH = "prompts are processed in chunks of a fixed size"
 _THREADS = "-t sets the threads"
 _LOG = "the log goes to stderr"
 _DRAFT = "drafting is not part of this version"
-_CONSTRAINT = "constrained output is not part of this version, and unconstrained output in its place would be wrong"
+_CONSTRAINT = "requests say what their answer must match (grammar, json_schema, regex), not the server"
 _ADAPTER = "adapters are not part of this version"
 _MEDIA = "this version reads text only"
 _ROPE = "the model file says how positions are scaled"
@@ -160,7 +160,6 @@ REFUSED = _rows(
     N tls     --ssl-key-file
     N tls     --ssl-cert-file
     N url     -mu --model-url
-    N budget  --reasoning-budget
     """,
     {
         "draft": _DRAFT,
@@ -175,7 +174,6 @@ REFUSED = _rows(
         "path": "no files are served, and the routes stand at / and /v1",
         "tls": "put a reverse proxy in front for TLS",
         "url": "download the model with stride pull",
-        "budget": "a limit on reasoning is not part of this version",
     },
 )
 

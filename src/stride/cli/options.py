@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,6 +84,23 @@ def load(model: str | None, stopping: threading.Event | None = None, **arguments
     for note in llm.notes:
         print(f"stride: {note}", file=sys.stderr)
     return llm
+
+
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """A JSON object from the command line.
+
+    Raises:
+        RequestError: it is none; names the option.
+    """
+    from stride.errors import RequestError
+
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{name} is no JSON: {error}", field=name) from None
+    if not isinstance(value, dict):
+        raise RequestError(f"{name} must be a JSON object", field=name)
+    return value
 
 
 def print_timings(timings: Any) -> None:

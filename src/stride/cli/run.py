@@ -33,10 +33,17 @@ def command(
     frequency_penalty: options.FrequencyPenalty = 0.0,
     seed: options.Seed = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")] = None,
+    json_schema: Annotated[
+        str | None, typer.Option("-j", "--json-schema", metavar="JSON", help="The output fits this JSON schema.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option("--regex", help="The output matches this expression.")] = None,
+    grammar: Annotated[
+        str | None, typer.Option("--grammar", metavar="TEXT", help="The output fits this grammar, GBNF or Lark.")
+    ] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end-of-turn token.")] = False,
 ) -> None:
     text = sys.stdin.read() if prompt == "-" else prompt
-    sampling: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
@@ -49,12 +56,15 @@ def command(
         "max_tokens": n_predict,
         "stop": tuple(stop or ()),
         "ignore_eos": ignore_eos,
+        "json_schema": None if json_schema is None else options.json_object(json_schema, "--json-schema"),
+        "regex": regex,
+        "grammar": grammar,
     }
     with options.load(model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type) as llm:
         if chat:
-            stream = llm.chat([{"role": "user", "content": text}], stream=True, **sampling)
+            stream = llm.chat([{"role": "user", "content": text}], stream=True, **asked)
         else:
-            stream = llm.generate(text, stream=True, **sampling)
+            stream = llm.generate(text, stream=True, **asked)
         try:
             for event in stream:
                 match event:

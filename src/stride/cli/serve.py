@@ -7,7 +7,6 @@ A llama-server command line works with the program's name replaced: -ngl, -b, -u
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -109,6 +108,9 @@ def command(
     mirostat_eta: options.MirostatEta = 0.1,
     seed: options.Seed = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end-of-turn token.")] = False,
+    reasoning_budget: Annotated[
+        int, typer.Option("--reasoning-budget", metavar="N", help="Tokens of reasoning at most; -1: no limit.", min=-1)
+    ] = -1,
     chat_template_file: Annotated[
         Path | None, typer.Option("--chat-template-file", help="Jinja, not the file's.")
     ] = None,
@@ -165,7 +167,8 @@ def command(
         key_per_minute=key_per_minute,
         alias=alias,
         sampling={name: value for name, value in sampling.items() if value is not None},
-        template_kwargs=_json_object(chat_template_kwargs, "--chat-template-kwargs"),
+        template_kwargs=options.json_object(chat_template_kwargs, "--chat-template-kwargs"),
+        reasoning_budget=reasoning_budget,
         ping_seconds=sse_ping_interval,
     )
     _check_exposure(settings, insecure)
@@ -229,18 +232,6 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StrideError(f"{file} cannot be read: {error}") from error
-
-
-def _json_object(text: str, name: str) -> dict[str, Any]:
-    from stride.errors import RequestError
-
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise RequestError(f"{name} is no JSON: {error}", field=name) from None
-    if not isinstance(value, dict):
-        raise RequestError(f"{name} must be a JSON object", field=name)
-    return value
 
 
 def _check_exposure(settings: Settings, insecure: bool) -> None:

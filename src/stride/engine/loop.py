@@ -304,7 +304,7 @@ class Engine:
 
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""
-        allowed = None if request.mask is None else request.mask.allowed(self._n_vocab)
+        allowed = None if request.mask is None else request.mask.allowed()
         token_id = request.sampler.sample(logits, allowed)
         request.sampler.accept(token_id)
         before = request.last_token_at

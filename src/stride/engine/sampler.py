@@ -29,7 +29,7 @@ from stride.engine.sampler_filters import Indices, draw, dynamic_temperature, fi
 from stride.engine.sampler_mirostat import Mirostat
 from stride.errors import GenerationError
 from stride.ops.api import FloatArray
-from stride.types import SamplingParams
+from stride.types import SamplingParams, TokenSet
 
 _LARGEST = float(np.finfo(np.float32).max)
 _EDIT_LIMIT = 1e30  # a bias or penalty beyond any logit, that still leaves float32 sums finite
@@ -68,7 +68,7 @@ class Sampler:
             self._penalties += [Dry(params, prompt_ids, n_vocab, breakers)] if _has_dry(params) else []
         self._is_greedy = params.temperature == 0 and (params.dynatemp_range == 0 or self._mirostat is not None)
 
-    def sample(self, logits: FloatArray, allowed: npt.NDArray[np.bool_] | None = None) -> int:
+    def sample(self, logits: FloatArray, allowed: TokenSet | None = None) -> int:
         """Choose a token from float32 ``logits`` [n_vocab], which are not changed.
 
         Raises:
@@ -78,9 +78,12 @@ class Sampler:
             best = _argmax(logits)
             candidates = self._edit(logits)
             narrowed: list[Indices] = []  # each indexes what the one before it left
-            if allowed is not None:
-                narrowed.append(np.flatnonzero(allowed))
-                candidates = candidates[narrowed[-1]]
+            if allowed is not None and allowed.excluded:
+                candidates = logits.copy() if candidates is logits else candidates
+                candidates[allowed.ids] = -np.inf
+            elif allowed is not None:
+                narrowed.append(allowed.ids)
+                candidates = candidates[allowed.ids]
             if candidates is not logits:
                 best = _argmax(candidates)
             if self._is_greedy:

@@ -71,7 +71,7 @@ def _of_models(models: Mapping[str, LLM]) -> Iterator[Metric]:
     for name, engine in engines.items():
         for metric, value in _values(engine).items():
             (counters if metric in counters else gauges)[metric][1][name] = value
-        gauges["kv_cache_bytes"][1][name] = models[name].kv_bytes
+        gauges["kv_cache_bytes"][1][name] = models[name].info["kv_bytes"]
     for metric, (text, values) in counters.items():
         yield _family(CounterMetricFamily(_PREFIX + metric, text, labels=["model"]), values)
     for metric, (text, values) in gauges.items():

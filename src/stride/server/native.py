@@ -109,7 +109,7 @@ def router(service: Service) -> APIRouter:
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         n = asked.n or 1
-        starts = [partial(llm.stream, prompt) for prompt in asked.prompt]
+        starts = [partial(llm.stream, prompt, text_format=asked.constraints().text) for prompt in asked.prompt]
         streams = await asyncio.to_thread(start_all, starts, params, n)
         prompts = [p if isinstance(p, str) else llm.detokenize(p) for p in asked.prompt for _ in range(n)]
         request = {"model": service.name(llm), "generation_settings": whole_settings(params)}

@@ -51,16 +51,16 @@ def router(service: Service) -> APIRouter:
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
+        constraints = asked.constraints(settings.reasoning_budget)
         variables = {**settings.template_kwargs, **asked.template_variables}
         n = asked.n or 1
 
         def start(params: SamplingParams) -> Stream:
-            return llm.chat_stream(asked.messages, asked.offered_tools, params, variables)
+            return llm.chat_stream(asked.messages, asked.tools or (), params, variables, constraints)
 
         streams = await asyncio.to_thread(start_all, [start], params, n)
         envelope = Envelope(service.name(llm), new_id("chatcmpl-"))
-        one_call = asked.parallel_tool_calls is False
-        answers = [ChatAnswer(envelope, index, one_call=one_call) for index in range(n)]
+        answers = [ChatAnswer(envelope, index) for index in range(n)]
         return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
 
     @routes.post(
@@ -75,7 +75,7 @@ def router(service: Service) -> APIRouter:
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         n = asked.n or 1
-        starts = [partial(llm.stream, prompt) for prompt in asked.prompt]
+        starts = [partial(llm.stream, prompt, text_format=asked.constraints().text) for prompt in asked.prompt]
         streams = await asyncio.to_thread(start_all, starts, params, n)
         envelope = Envelope(service.name(llm), new_id("cmpl-"))
         echoes = [_text(llm, prompt) if asked.echo else "" for prompt in asked.prompt for _ in range(n)]

@@ -5,11 +5,12 @@ Messages and tools stay as they came: `stride.chat.messages` reads them for ever
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stride.api import sampling_params
+from stride.chat.constraints import REASONING_FIELDS, Constraints, read_constraints
 from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
 from stride.types import SamplingParams
@@ -59,34 +60,15 @@ class StreamOptions(Schema):
     include_usage: bool | None = None
 
 
-class ResponseFormat(Schema):
-    type: Literal["text", "json_object", "json_schema"]
-
-
-class NamedTool(Schema):
-    """The tool choice that names a function."""
-
-    class Name(Schema):
-        name: str
-
-    type: Literal["function"]
-    function: Name
-
-
 class Request(Schema):
     """What chat and plain completions share."""
 
     NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {
-        "response_format": (ResponseFormat(type="text"),),
-        "grammar": ("",),
-        "json_schema": (),
-        "regex": ("",),
         "post_sampling_probs": (False,),
         "adaptive_target": (-1,),
         "n_indent": (0,),
         "t_max_predict_ms": (0, -1),
         "lora": ([],),
-        "reasoning_budget": (-1,),
     }
     """Fields that ask for what cannot be done yet, and their values that ask for nothing. Never silently ignored."""
 
@@ -127,7 +109,7 @@ class Request(Schema):
     logit_bias: Annotated[dict[int, float], _TOKEN_BIASES] | None = None
     ignore_eos: bool | None = None
 
-    response_format: ResponseFormat | None = None
+    response_format: dict[str, Any] | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     regex: str | None = None
@@ -137,7 +119,6 @@ class Request(Schema):
     n_indent: Int32 | None = None
     t_max_predict_ms: Int32 | None = None
     lora: list[dict[str, Any]] | None = None
-    reasoning_budget: Int32 | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -148,6 +129,16 @@ class Request(Schema):
     def n_logprobs(self) -> int | None:
         """How many of the likeliest tokens are told with each token; None: no log probabilities."""
         return self.n_probs or None
+
+    def constraints(self, reasoning_budget: int = -1) -> Constraints:
+        """What the answer must be; ``reasoning_budget`` where the request says nothing of its reasoning.
+
+        Raises:
+            RequestError: names the field that is not what it must be.
+        """
+        said = any(self.__dict__.get(name) is not None for name in REASONING_FIELDS)
+        budget = {} if said else {"reasoning_budget": reasoning_budget}
+        return read_constraints({**self.__dict__, **budget})
 
     def check_supported(self) -> None:
         """Refuse what would otherwise be ignored in silence.
@@ -177,21 +168,16 @@ class Request(Schema):
 class ChatRequest(Request):
     """Body of ``/v1/chat/completions``."""
 
-    NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {**Request.NOT_YET, "tool_choice": ("auto", "none")}
-
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     reasoning_effort: str | None = None
+    reasoning_budget: Int32 | None = None
+    thinking: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-
-    @property
-    def offered_tools(self) -> list[dict[str, Any]]:
-        """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else self.tools or []
 
     @property
     def n_logprobs(self) -> int | None:
@@ -206,8 +192,7 @@ class ChatRequest(Request):
         Raises:
             RequestError: a variable that is the conversation itself.
         """
-        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort is not None else {}
-        return {**effort, **check_variables(self.chat_template_kwargs)}
+        return check_variables(self.chat_template_kwargs)
 
 
 class CompletionRequest(Request):
@@ -227,11 +212,15 @@ class CompletionRequest(Request):
 
     def check_supported(self) -> None:
         super().check_supported()
-        if len(self.prompt) * (self.n or 1) > MAX_CHOICES:
-            problem = f"n is {self.n} for {len(self.prompt)} prompts, which may have {MAX_CHOICES} answers together"
-            raise RequestError(problem, field="n")
+        _check_choices(len(self.prompt), self.n or 1)
         if self.echo and self.n_logprobs is not None:
             raise UnsupportedError("echo together with logprobs is not supported: prompts have none", field="echo")
+
+
+def _check_choices(n_prompts: int, n: int) -> None:
+    if n_prompts * n > MAX_CHOICES:
+        problem = f"n is {n} for {n_prompts} prompts, which may have {MAX_CHOICES} answers together"
+        raise RequestError(problem, field="n")
 
 
 class NativeRequest(Request):
@@ -244,6 +233,10 @@ class NativeRequest(Request):
     @property
     def n_logprobs(self) -> int | None:
         return super().n_logprobs or (0 if self.return_tokens else None)
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        _check_choices(len(self.prompt), self.n or 1)
 
 
 class TokenizeRequest(Schema):

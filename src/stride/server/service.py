@@ -33,6 +33,7 @@ class Settings:
         alias: the model's name on the wire; None is the model's own.
         sampling: sampling parameters where a request says nothing.
         template_kwargs: variables of the chat template where a request says nothing.
+        reasoning_budget: tokens of reasoning where a request says nothing of it; -1 is no limit.
         ping_seconds: silence on a stream after which a comment is sent.
         max_body_bytes: size of a request's body at most.
         max_bodies_bytes: size of all bodies at most whose requests are not answered yet.
@@ -47,6 +48,7 @@ class Settings:
     alias: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    reasoning_budget: int = -1
     ping_seconds: float = 15.0
     max_body_bytes: int = 32 << 20
     max_bodies_bytes: int = 256 << 20

@@ -128,13 +128,12 @@ class OpenAIAnswer(Protocol):
 
 
 class ChatAnswer:
-    """One choice of ``/v1/chat/completions``; ``one_call`` hides all tool calls but the first."""
+    """One choice of ``/v1/chat/completions``."""
 
     framing = sse.OPENAI
 
-    def __init__(self, envelope: Envelope, index: int = 0, *, one_call: bool = False) -> None:
+    def __init__(self, envelope: Envelope, index: int = 0) -> None:
         self.envelope = envelope
-        self._one_call = one_call
         self._index = index
         self._tokens: list[ChosenToken] = []  # those whose text has not been sent
 
@@ -146,8 +145,6 @@ class ChatAnswer:
         """The chunks of an event: one, or none."""
         if isinstance(event, TokensDelta):
             self._tokens += event.tokens
-            return []
-        if self._one_call and isinstance(event, ToolCallStart | ToolCallDelta) and event.index > 0:
             return []
         return [self._chunk(_delta(event))]
 
@@ -165,7 +162,7 @@ class ChatAnswer:
     def whole(self, completion: Completion) -> dict[str, Any]:
         """The answer in one piece."""
         said = completion.message
-        calls = said.tool_calls[: 1 if self._one_call else None]
+        calls = said.tool_calls
         message: dict[str, Any] = {"role": "assistant", "content": said.content or (None if calls else "")}
         if said.reasoning:
             message |= {"reasoning_content": said.reasoning, "reasoning": said.reasoning}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Literal
 
 from stride.chat.parsers.source import Parse, Source
 from stride.types import JsonSchema, Tool, ToolCallDelta, ToolCallStart
@@ -44,7 +45,13 @@ class Calls:
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self._new_id = new_id
         self._count = 0
+        self.exact = False  # a grammar keeps the text to what it allows: tags mean what they mean there
         self.known_only = False  # where a call is unlikely (inside reasoning), only known names make one
+
+    @property
+    def names(self) -> Collection[str]:
+        """The tools that may be called."""
+        return self._tools.keys()
 
     def accepts(self, name: str) -> bool:
         return name in self._tools or not self.known_only
@@ -66,11 +73,29 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True)
+class CallShape:
+    """How a call is written when it is written as the template teaches: the form that grammars allow.
+
+    ``before`` NAME ``after`` ARGUMENTS ``closing``. Text that reaches ``trigger``, with which ``before`` begins, must
+    go on with a call. ``more``: what may stand in place of ``closing`` to begin another call.
+    """
+
+    before: str
+    after: str
+    closing: str
+    trigger: str
+    arguments: Literal["json", "xml"] = "json"
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolFormat:
     """How a model writes tool calls and reasoning.
 
     ``markers`` may begin a call anywhere, ``first_markers`` only before any other text. ``call`` parses what stands
     at a marker. ``separators`` stand inside calls; ``closers`` are the tags that a malformed call may leave behind.
+    ``shapes``: the canonical forms of a call; where there are none, calls cannot be constrained.
+    ``separators_between``: what may stand between two of them.
     ``reasoning``: the tags around it.
     """
 
@@ -80,6 +105,8 @@ class ToolFormat:
     closers: tuple[str, ...] = ()
     call: Callable[[Source, Calls], Parse[Outcome]] | None = None
     separators: tuple[str, ...] = ()
+    shapes: tuple[CallShape, ...] = ()
+    separators_between: tuple[str, ...] = ("\n", "")
     reasoning: tuple[str, str] | None = None
     new_id: Callable[[], str] = long_call_id
 

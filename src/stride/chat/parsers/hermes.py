@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stride.chat.parsers.format import Calls, Outcome, ToolFormat
+from stride.chat.parsers.format import Calls, CallShape, Outcome, ToolFormat
 from stride.chat.parsers.json_call import json_call
 from stride.chat.parsers.source import Parse, Source
 
@@ -22,4 +22,10 @@ def parse_call(source: Source, calls: Calls) -> Parse[Outcome]:
     return Outcome.CLOSED
 
 
-HERMES = ToolFormat("hermes", markers=(_OPEN,), closers=(_CLOSE,), call=parse_call)
+HERMES = ToolFormat(
+    "hermes",
+    markers=(_OPEN,),
+    closers=(_CLOSE,),
+    call=parse_call,
+    shapes=(CallShape(f'{_OPEN}\n{{"name": "', '", "arguments": ', f"}}\n{_CLOSE}", _OPEN),),
+)

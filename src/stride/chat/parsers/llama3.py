@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from stride.chat.parsers.format import Calls, Outcome, ToolFormat
+from stride.chat.parsers.format import Calls, CallShape, Outcome, ToolFormat
 from stride.chat.parsers.json_call import json_call
 from stride.chat.parsers.source import Parse, Source
 
@@ -30,4 +30,14 @@ def parse_call(source: Source, calls: Calls) -> Parse[Outcome]:
     return Outcome.CLOSED
 
 
-LLAMA3 = ToolFormat("llama3", markers=(_TAG,), first_markers=("{",), call=parse_call)
+LLAMA3 = ToolFormat(
+    "llama3",
+    markers=(_TAG,),
+    first_markers=("{",),
+    call=parse_call,
+    shapes=(
+        CallShape('{"name": "', '", "parameters": ', "}", ""),
+        CallShape(f'{_TAG}{{"name": "', '", "parameters": ', "}", _TAG),
+    ),
+    separators_between=("; ", ";"),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from stride.chat.parsers.arguments import is_json
-from stride.chat.parsers.format import Calls, Outcome, ToolFormat, short_call_id
+from stride.chat.parsers.format import Calls, CallShape, Outcome, ToolFormat, short_call_id
 from stride.chat.parsers.json_call import json_call, object_end
 from stride.chat.parsers.source import Parse, Source
 
@@ -55,4 +55,15 @@ def _named_call(source: Source, calls: Calls, offset: int) -> Parse[Outcome]:
     return Outcome.CLOSED
 
 
-MISTRAL = ToolFormat("mistral", markers=(_OPEN,), separators=(_ARGS,), call=parse_call, new_id=short_call_id)
+MISTRAL = ToolFormat(
+    "mistral",
+    markers=(_OPEN,),
+    separators=(_ARGS,),
+    call=parse_call,
+    shapes=(
+        CallShape(f'{_OPEN}[{{"name": "', '", "arguments": ', "}]", _OPEN, more='}, {"name": "'),
+        CallShape(_OPEN, _ARGS, "", _OPEN),
+    ),
+    separators_between=("",),
+    new_id=short_call_id,
+)

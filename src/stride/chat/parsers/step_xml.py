@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from stride.chat.parsers.arguments import value_encoder
-from stride.chat.parsers.format import Calls, Outcome, ToolFormat
+from stride.chat.parsers.format import Calls, CallShape, Outcome, ToolFormat
 from stride.chat.parsers.source import Parse, Source, Wait
 from stride.types import JsonSchema
 
@@ -19,6 +19,8 @@ _LONGEST_NAME = 128
 _NAME = re.compile(r"""\s*(?:name\s*=\s*)?["']?(\w[^\s"'<>]*)["']?\s*""")
 _FUNCTION = ("<function=", "<function ")
 _PARAMETER = ("<parameter=", "<parameter ")
+VALUE_END = "\n</parameter>\n"
+"""Ends a value, wherever it stands, in calls that a grammar keeps to their form."""
 _CLOSERS = ("</parameter>", "</function>", "</tool_call>")
 
 
@@ -104,6 +106,9 @@ def _parameter(source: Source, call: _Call, key: str) -> Parse[None]:
 
 def _end_of_value(source: Source, call: _Call) -> Wait[int | None]:
     """How many characters end the value here (a newline, ``</parameter>``, or nothing); None if it goes on."""
+    if call.calls.exact and not (yield from source.ended()):
+        end = yield from source.literal(0, (VALUE_END,))
+        return None if end is None else len(end)
     newline = yield from source.literal(0, ("\r\n", "\n"))
     offset = len(newline or "")
     if (yield from source.ended(offset)):
@@ -152,4 +157,14 @@ def _tag(source: Source, offset: int, openings: tuple[str, ...]) -> Wait[tuple[s
     return (found[1], end + 1) if found else (None, offset)
 
 
-STEP_XML = ToolFormat("step-xml", markers=("<tool_call>", *_FUNCTION), closers=_CLOSERS, call=parse_call)
+_END = "</function>"
+STEP_XML = ToolFormat(
+    "step-xml",
+    markers=("<tool_call>", *_FUNCTION),
+    closers=_CLOSERS,
+    call=parse_call,
+    shapes=(
+        CallShape("<tool_call>\n<function=", ">\n", f"{_END}\n</tool_call>", "<tool_call>", "xml"),
+        CallShape("<function=", ">\n", _END, "<function=", "xml"),
+    ),
+)

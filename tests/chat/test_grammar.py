@@ -1,0 +1,125 @@
+"""Masks: every token of the vocabulary right, errors named, a bounded cache."""
+
+import pytest
+
+from stride.chat.grammar import CACHED_GRAMMARS, GrammarCompiler
+from stride.chat.tokenizer import Tokenizer
+from stride.errors import GenerationError, RequestError
+
+ANY = "start: /(?s:.*)/"
+
+
+def byte_vocabulary() -> Tokenizer:
+    """All bytes as tokens, halves of characters, an unused token and one more end."""
+    texts = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁the", "é", "unused", "<end>", "▁"]
+    types = [2, 3, 3, *[6] * 256, 1, 1, 5, 3, 1]
+    return Tokenizer.from_metadata(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": texts,
+            "tokenizer.ggml.token_type": types,
+            "tokenizer.ggml.scores": [0.0] * len(texts),
+            "tokenizer.ggml.eos_token_id": 2,
+            "tokenizer.ggml.eot_token_id": texts.index("<end>"),
+        }
+    )
+
+
+def allowed(tokenizer, grammar, *ids, shown=()):
+    mask = GrammarCompiler(tokenizer, shown).mask(grammar, "grammar")
+    for token_id in ids:
+        assert token_id in mask.allowed()
+        mask.accept(token_id)
+    tokens = mask.allowed()
+    return {i for i in range(tokenizer.n_vocab) if i in tokens}
+
+
+def test_free_text_may_be_all_but_special_tokens_and_bytes_of_no_character():
+    tokenizer = byte_vocabulary()
+    ends = {2, 262}
+    never = {0xC0, 0xC1, *range(0xF5, 0x100), *range(0x80, 0xC0)}
+    assert allowed(tokenizer, ANY) == ends | {3 + b for b in range(256) if b not in never} | {259, 260, 263}
+
+
+def test_a_character_goes_on_with_its_own_bytes():
+    tokenizer = byte_vocabulary()
+    assert allowed(tokenizer, ANY, 3 + 0xE2) == {3 + b for b in range(0x80, 0xC0)}
+    assert allowed(tokenizer, "start: /[éèx]/") == {3 + 0xC3, 260, 3 + ord("x")}
+    assert allowed(tokenizer, "start: /[éè]/", 3 + 0xC3) == {3 + 0xA9, 3 + 0xA8}
+    assert allowed(tokenizer, "start: /( the| a)/") == {3 + 0x20, 259, 263}
+
+
+def test_text_that_is_certain_takes_the_tokens_it_would_have_been_trained_with(tokenizer):
+    spaced = byte_vocabulary()
+    assert allowed(spaced, 'start: "é"') == {260}
+    assert allowed(spaced, 'start: "x " /[yz]/', 3 + ord("x")) == {263}
+    first, *_ = tokenizer.encode("function")
+    assert allowed(tokenizer, 'start: "function"') == {first}
+
+
+def test_what_is_complete_ends_with_any_end_token():
+    assert allowed(byte_vocabulary(), 'start: "a"', 3 + ord("a")) == {2, 262}
+
+
+def test_special_tokens_are_text_only_where_they_are_shown(tokenizer):
+    tag = tokenizer.special_tokens["<|im_start|>"]
+    assert tag in allowed(tokenizer, 'start: "<|im_start|>"', shown=("<|im_start|>",))
+    assert tag not in allowed(tokenizer, 'start: "<|im_start|>"')
+    assert tag not in allowed(tokenizer, ANY)
+
+
+def test_every_token_of_a_vocabulary_is_allowed_where_its_bytes_match(tokenizer):
+    found = allowed(tokenizer, "start: /[a-e]+/")
+    expected = {i for i in range(tokenizer.n_vocab) if (b := tokenizer.token_bytes(i)) and set(b) <= set(b"abcde")}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        "start: x",
+        "start: /(/",
+        'start: start "a"',
+        r"start: /[^\s\S]/",
+        'start: %json {"type": "strin"}',
+        'start: %json {"enum": []}',
+        'start: %json {"$ref": "http://localhost/x"}',
+        'start: %json {"not": {}}',
+        "",
+        "start: " + "x" * (1 << 20),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_by_name(compiler, grammar):
+    with pytest.raises(RequestError, match=r"my_field (cannot be enforced: .|makes a grammar of more)") as caught:
+        compiler.mask(grammar, "my_field")
+    assert caught.value.field == "my_field"
+
+
+@pytest.mark.parametrize("small", [0, 10_000])
+def test_a_dead_end_is_an_error_and_not_free_text(compiler, tokenizer, monkeypatch, small):
+    monkeypatch.setattr("stride.chat.grammar.SMALL_VOCABULARY", small)
+    mask = compiler.mask('start: "a" x\nx: x "b"\n', "grammar")
+    (a,) = tokenizer.encode("a")
+    mask.accept(a)
+    with pytest.raises(GenerationError, match="allows no token"):
+        mask.allowed()
+
+
+def test_a_token_that_is_not_allowed_is_an_error(compiler, tokenizer):
+    mask = compiler.mask("start: /a+/", "grammar")
+    (b,) = tokenizer.encode("b")
+    mask.accept(b)
+    with pytest.raises(GenerationError, match="allows no token"):
+        mask.allowed()
+
+
+def test_masks_of_one_grammar_are_independent_and_the_cache_is_bounded(tokenizer):
+    compiler = GrammarCompiler(tokenizer, ())
+    (a,), (b,) = tokenizer.encode("a"), tokenizer.encode("b")
+    first, second = (compiler.mask("start: /a[bc]/", "grammar") for _ in range(2))
+    first.accept(a)
+    assert b in first.allowed()
+    assert a in second.allowed()
+    for i in range(CACHED_GRAMMARS + 10):
+        compiler.mask(f'start: "{i}"', "grammar")
+    assert len(compiler._compiled) == CACHED_GRAMMARS
