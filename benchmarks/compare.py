@@ -28,8 +28,10 @@ import psutil
 from limits import BANDWIDTH_BYTES, Work, read_work
 
 from stride import _cpu
+from stride.api import model_path
 from stride.bench.machine import machine
 from stride.bench.statistics import Summary, summarize
+from stride.gguf import open_gguf
 from stride.ops import packed
 from stride.ops.cpu import choose_isa, default_threads
 
@@ -369,7 +371,8 @@ def main() -> None:
     n_discarded = sum(len(engine.discarded) for engine in engines)
 
     facts = machine()
-    is_packed = packed.find([Path(plan.model)])[0] is not None
+    with open_gguf(model_path(plan.model)) as file:
+        is_packed = packed.find(file.paths)[0] is not None
     print(f"{facts['cpu']}, {plan.threads} threads, {choose_isa()}; extension built by {_cpu.compiler}", end="; ")
     print(f"stride reads {'the packed copy' if is_packed else 'the file'}")
     for engine in engines:

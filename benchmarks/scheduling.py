@@ -44,6 +44,9 @@ class Nothing:
     def new_cache(self, n_pages: Sequence[int], kind: KVType) -> None:
         return None
 
+    def page_bytes(self, kind: KVType) -> tuple[int, ...]:
+        return (1, 1)
+
     def forward(self, batch: Batch, cache: None) -> FloatArray:
         if self._left:
             self.pauses.append((len(batch.outputs), time.perf_counter() - self._left))

@@ -66,6 +66,12 @@ nb::object data_of(nb::handle self) {
         matrix.data(), {static_cast<size_t>(matrix.n_bytes())}, self));
 }
 
+nb::object pages_of(nb::handle self) {
+    auto& pool = nb::cast<KVPool&>(self);
+    const auto n_pages = static_cast<size_t>(pool.n_pages), n_bytes = static_cast<size_t>(pool.n_bytes());
+    return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>>(pool.head(0, 0), {n_pages, n_bytes / n_pages}, self));
+}
+
 void pack(Matrix& matrix, int64_t index, int64_t first_row, nb::handle rows) {
     const auto bytes = array<const uint8_t, 2>(rows, "rows", {-1, matrix.format().file_row_bytes(matrix.columns())});
     if (index < 0 || index >= matrix.count() || first_row < 0 || first_row % tile_rows != 0 ||
@@ -311,6 +317,7 @@ NB_MODULE(_cpu, m) {
         "read_bandwidth",
         [](int64_t n_bytes, int threads) {
             check_threads(threads);
+            if (n_bytes < 64) throw nb::value_error("n_bytes must be at least a line of 64 bytes");
             const nb::gil_scoped_release release;
             return read_bandwidth(n_bytes, threads);
         },
@@ -339,7 +346,8 @@ NB_MODULE(_cpu, m) {
         .def("pack", pack, nb::arg("index"), nb::arg("first_row"), nb::arg("rows"));
     nb::class_<KVPool>(m, "KVPool")
         .def_prop_ro("n_bytes", &KVPool::n_bytes)
-        .def_prop_ro("page_bytes", [](const KVPool& pool) { return pool.n_bytes() / pool.n_pages; });
+        .def_prop_ro("page_bytes", [](const KVPool& pool) { return pool.n_bytes() / pool.n_pages; })
+        .def_prop_ro("pages", pages_of);
 
     nb::class_<Engine>(m, "Engine")
         .def_prop_ro("isa", [](const Engine& e) { return e.kernels().name; })

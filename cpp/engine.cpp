@@ -87,7 +87,7 @@ void Engine::multiply(const std::vector<Product>& products) {
     pool_.run(n_items, [&](int64_t i, int thread) {
         const Item& item = items[static_cast<size_t>(i)];
         const Product& product = *item.product;
-        const Item* next_item = i + 1 < n_items ? &item + 1 : nullptr;
+        const Item* next_item = i + 1 < n_items ? &item + 1 : nullptr;  // if this thread goes on with its own stretch
         const uint8_t* next_start = next_item == nullptr ? nullptr : tile_of(*next_item, next_item->first_tile);
         const int64_t n_tokens = std::min(token_block, product.n_tokens - item.first_token);
         float* values = scratch(thread).floats.get(token_block * tile_rows);

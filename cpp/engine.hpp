@@ -121,7 +121,7 @@ private:
     void multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n, float* out,
                   const uint8_t* next) const;
     void multiply(const std::vector<Product>& products);
-    static int64_t tiles_per_item(const Group& group);
+    static int64_t tiles_per_item(const Group& group, int64_t n_bytes);
     void compute_hidden(const std::vector<Group>& groups);
     void multiply_down(const std::vector<Group>& groups, int64_t first_row, int64_t n_rows, float* out, int64_t stride);
     void linear_unlocked(const float* x, int64_t n, const std::vector<const Matrix*>& weights,

@@ -15,7 +15,10 @@ namespace {
 
 static_assert(tile_rows == block_columns);  // a tile's hidden rows are one block of the down projection's input
 constexpr int64_t products_bytes = 16 << 20;  // that stay in the last cache until they are added up
+// Of gate, and as much of up, in one item: more than of one matrix alone, as each change of streams costs a third of a
+// microsecond; less where threads would be left without work.
 constexpr int64_t hidden_item_bytes = 768 << 10;
+constexpr int64_t items_per_thread = 8;
 constexpr int64_t sum_rows = 512;             // rows of one token that are added up at once
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -119,10 +122,9 @@ void Engine::gated(const float* x, int64_t n, const int32_t* ids, const float* w
     }
 }
 
-// Tiles of gate, then of up, that one item reads: longer stretches than of one matrix alone, as each change of streams
-// costs a third of a microsecond.
-int64_t Engine::tiles_per_item(const Group& group) {
-    const int64_t tiles = group.matrices->gate->tiles(), most = hidden_item_bytes / group.matrices->gate->tile_bytes();
+// Tiles of gate, then of up, that one item reads.
+int64_t Engine::tiles_per_item(const Group& group, int64_t n_bytes) {
+    const int64_t tiles = group.matrices->gate->tiles(), most = n_bytes / group.matrices->gate->tile_bytes();
     return divide_up(tiles, divide_up(tiles, std::max<int64_t>(1, most)));
 }
 
@@ -131,22 +133,28 @@ void Engine::compute_hidden(const std::vector<Group>& groups) {
         const Group* group;
         int64_t first_token, first_tile, n_tiles;
     };
+    int64_t gate_bytes = 0;
+    for (const Group& group : groups) gate_bytes += group.matrices->gate->tiles() * group.matrices->gate->tile_bytes();
+    const int64_t n_bytes =
+        std::clamp(gate_bytes / (items_per_thread * pool_.n_threads()), item_bytes, hidden_item_bytes);
+
     std::vector<Item> items;
     for (const Group& group : groups) {
         const int64_t tiles = group.matrices->gate->tiles();
-        const int64_t step = tiles_per_item(group);
+        const int64_t step = tiles_per_item(group, n_bytes);
         for (int64_t token = 0; token < group.n_tokens; token += token_block)
             for (int64_t tile = 0; tile < tiles; tile += step)
                 items.push_back({&group, token, tile, std::min(step, tiles - tile)});
     }
     int64_t most_values = 0;
     for (const Group& group : groups)
-        most_values = std::max(most_values, tiles_per_item(group) * tile_rows * std::min(token_block, group.n_tokens));
+        most_values = std::max(
+            most_values, tiles_per_item(group, n_bytes) * tile_rows * std::min(token_block, group.n_tokens));
     for (Scratch& own : scratch_) own.floats.get(2 * most_values);
 
     const auto n_items = static_cast<int64_t>(items.size());
     const auto tile_of = [](const Item& item, const Matrix& matrix, int64_t tile) {
-        return matrix.tile(item.group->index, item.first_tile + tile);
+        return matrix.tile(item.group->index, tile);
     };
     pool_.run(n_items, [&](int64_t i, int thread) {
         const Item& item = items[static_cast<size_t>(i)];
@@ -156,13 +164,15 @@ void Engine::compute_hidden(const std::vector<Group>& groups) {
         float* gate = scratch(thread).floats.get(2 * most_values);
         float* up = gate + most_values;
         const auto multiply_all = [&](const Matrix& matrix, float* out, const uint8_t* next) {
-            for (int64_t k = 0; k < item.n_tiles; ++k)
-                multiply(matrix, group.index, item.first_tile + k, group.inputs_of(matrix) + item.first_token, n_tokens,
-                         out + k * n_tokens * tile_rows, k + 1 < item.n_tiles ? tile_of(item, matrix, k + 1) : next);
+            const int64_t end_tile = item.first_tile + item.n_tiles;
+            for (int64_t tile = item.first_tile; tile < end_tile; ++tile, out += n_tokens * tile_rows)
+                multiply(matrix, group.index, tile, group.inputs_of(matrix) + item.first_token, n_tokens, out,
+                         tile + 1 < end_tile ? tile_of(item, matrix, tile + 1) : next);
         };
-        multiply_all(*m.gate, gate, tile_of(item, *m.up, 0));
-        const Item* next = i + 1 < n_items ? &item + 1 : nullptr;
-        multiply_all(*m.up, up, next == nullptr ? nullptr : tile_of(*next, *next->group->matrices->gate, 0));
+        multiply_all(*m.gate, gate, tile_of(item, *m.up, item.first_tile));
+        const Item* next = i + 1 < n_items ? &item + 1 : nullptr;  // if this thread goes on with its own stretch
+        multiply_all(*m.up, up,
+                     next == nullptr ? nullptr : tile_of(*next, *next->group->matrices->gate, next->first_tile));
         kernels_.swiglu(gate, up, item.n_tiles * n_tokens * tile_rows, m.limit, gate);
         for (int64_t k = 0; k < item.n_tiles; ++k)
             for (int64_t t = 0; t < n_tokens; ++t) {

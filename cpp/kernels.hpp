@@ -57,7 +57,7 @@ inline int64_t attention_scratch(const KVLayout& layout, int64_t n_queries) {
 }
 
 // A tile by `n` tokens: out[t * tile_rows + row]. inputs[t] is const Activation* for quantized formats, else const
-// float*. next: the tile that will be wanted after this one, whose first bytes are fetched, or nullptr.
+// float*. next: the tile that will likely be wanted after this one, or nullptr; quantized formats fetch its beginning.
 using TileKernel = void (*)(const uint8_t* tile, int64_t columns, const void* const* inputs, int64_t n, float* out,
                             const uint8_t* next);
 

@@ -9,6 +9,10 @@
 
 #include "pack.hpp"
 
+#if defined(__linux__) && !defined(MADV_POPULATE_READ)
+#define MADV_POPULATE_READ 22  // of Linux 5.14; older C libraries do not name it
+#endif
+
 namespace stride {
 
 namespace {
@@ -62,7 +66,9 @@ int Matrix::populate(ThreadPool& pool) const {
         const int64_t n = std::min(populated_bytes, n_bytes() - i * populated_bytes);
 #ifdef MADV_POPULATE_READ
         if (madvise(start, static_cast<size_t>(n), MADV_POPULATE_READ) == 0) return;
-        if (errno != EINVAL) return error.store(errno);  // where the kernel knows the advice, touching would be SIGBUS
+        // Where the kernel knows the advice but cannot follow it, touching the memory would end the process. What a
+        // file does not have, or the disk does not give, it calls a bad address.
+        if (errno != EINVAL) return error.store(errno == EFAULT ? EIO : errno);
 #endif
         for (int64_t at = 0; at < n; at += page_bytes) total += start[at];
     });

@@ -24,7 +24,7 @@ public:
     int64_t columns() const { return columns_; }
     int64_t tiles() const { return tiles_; }  // per matrix
     int64_t tile_bytes() const { return tile_bytes_; }
-    int64_t n_bytes() const { return count_ * tiles_ * tile_bytes_; }
+    int64_t n_bytes() const { return format_.packed_bytes(count_, rows_, columns_); }
     bool is_mapped() const { return mapped_; }
     const uint8_t* data() const { return data_.data(); }
     const uint8_t* tile(int64_t index, int64_t t) const { return data_.data() + (index * tiles_ + t) * tile_bytes_; }

@@ -5,6 +5,8 @@ import gc
 import json
 import re
 import weakref
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -60,7 +62,7 @@ def test_streamed_equals_whole(llm):
     *deltas, finish = llm.chat(HELLO, max_tokens=20, temperature=0, stream=True)
     assert collect(deltas) == whole.message
     assert isinstance(finish, Finish)
-    assert finish.usage == whole.usage
+    assert finish.usage.total_tokens == whole.usage.total_tokens
 
 
 def test_chat_begins_inside_reasoning_and_counts_it(llm):
@@ -436,3 +438,51 @@ def test_without_effort_there_is_no_thought(llm):
 def test_what_cannot_be_enforced_is_refused_by_name(llm, options, message):
     with pytest.raises(RequestError, match=message):
         llm.chat(HELLO, **options)
+
+
+# --- what is kept of earlier prompts ---
+
+
+def conversation(*answers: Any) -> list[dict[str, Any]]:
+    """A long question, answers as they came, and a question after each."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Tell me about everything. " * 60}]
+    for answer in answers:
+        back = {"role": "assistant", "content": answer.message.content or "", "reasoning": answer.message.reasoning}
+        messages += [back, {"role": "user", "content": "And then?"}]
+    return messages
+
+
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
+def test_a_follow_up_turn_computes_its_own_tokens_and_says_the_same(kv_type: Any) -> None:
+    with LLM(n_ctx=2048, kv_type=kv_type) as kept, LLM(n_ctx=2048, kv_type=kv_type, cache_ram=0) as forgotten:
+        answers: list[Any] = []
+        for turn in range(3):
+            messages = conversation(*answers)
+            answers.append(kept.chat(messages, max_tokens=40, temperature=0))
+            plain = forgotten.chat(messages, max_tokens=40, temperature=0)
+            assert answers[-1].message == plain.message
+            assert plain.timings.cache_n == plain.usage.cached_tokens == 0
+            timings, usage = answers[-1].timings, answers[-1].usage
+            assert timings.cache_n + timings.prompt_n == plain.timings.prompt_n == usage.prompt_tokens
+            assert timings.cache_n == usage.cached_tokens
+            assert timings.prompt_n < 80 if turn else timings.cache_n == 0
+
+
+def test_a_scope_and_a_request_that_says_no_share_nothing(tmp_path: Path) -> None:
+    prompt = list(range(10, 200))
+    with LLM(n_ctx=512, cache_dir=tmp_path) as llm:
+        assert llm.generate(prompt, max_tokens=1, cache_prompt=False).usage.cached_tokens == 0
+        assert llm.scoped("a").generate(prompt, max_tokens=1).usage.cached_tokens == 0
+        assert llm.scoped("b").generate(prompt, max_tokens=1).usage.cached_tokens == 0
+        assert llm.scoped("a").generate(prompt, max_tokens=1).usage.cached_tokens == 189
+    with LLM(n_ctx=512, cache_dir=tmp_path) as llm:
+        assert llm.generate(prompt, max_tokens=1).usage.cached_tokens == 0
+        assert llm.scoped("b").generate(prompt, max_tokens=1).usage.cached_tokens == 189
+    with LLM(n_ctx=512, cache_dir=tmp_path, kv_type="f32") as llm:
+        assert llm.scoped("b").generate(prompt, max_tokens=1).usage.cached_tokens == 0
+
+
+@pytest.mark.parametrize("cache_ram", [-2, 1.5, "8"])
+def test_a_wrong_size_of_the_cache_is_refused_by_name(cache_ram: Any) -> None:
+    with pytest.raises(RequestError, match="cache_ram is"):
+        LLM(cache_ram=cache_ram)

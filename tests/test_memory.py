@@ -78,7 +78,7 @@ def test_a_sequence_never_holds_more_pages_than_planned(window, n_ctx, chunk, st
 
 def test_all_wishes_where_memory_is_plenty():
     assert plan(CONFIG, WEIGHTS, Wishes(), CHUNK, PLENTY) == Plan(
-        8192, 4, "f16", WEIGHTS, 4 * cache_bytes(CONFIG, 8192, "f16", CHUNK), PLENTY.available
+        8192, 4, "f16", WEIGHTS, 4 * cache_bytes(CONFIG, 8192, "f16", CHUNK), PLENTY.available, 8 << 30
     )
     assert plan(CONFIG, WEIGHTS, Wishes(n_ctx=0), CHUNK, PLENTY).n_ctx == 16384
     assert plan(CONFIG, WEIGHTS, Wishes(n_ctx=10**9, n_parallel=9, kv_type="f32"), CHUNK, PLENTY).n_ctx == 16384
@@ -130,11 +130,31 @@ def test_a_refusal_says_what_would_do():
     assert not caught.value.could_ever_fit
 
 
+@pytest.mark.parametrize(
+    ("wish", "left", "given"),
+    [
+        (None, 100 << 30, 8 << 30),
+        (None, 3 << 30, 3 << 29),
+        (0, 3 << 30, 0),
+        (-1, 3 << 30, 3 << 30),
+        (1 << 30, 3 << 30, 1 << 30),
+        (9 << 30, 3 << 30, 3 << 30),
+        (None, 0, 0),
+    ],
+)
+def test_earlier_prompts_get_of_what_is_left(wish, left, given):
+    whole = plan(CONFIG, WEIGHTS, Wishes(2048, 1, "f16"), CHUNK, PLENTY)
+    made = plan(CONFIG, WEIGHTS, Wishes(2048, 1, "f16", wish), CHUNK, memory_for(whole, left))
+    assert made.prefixes == given
+    assert made.needed == whole.needed
+
+
 def test_a_plan_reads_well():
-    shown = str(Plan(4096, 2, "q8_0", 3 << 30, 1 << 28, 7 << 30))
+    shown = str(Plan(4096, 2, "q8_0", 3 << 30, 1 << 28, 7 << 30, 1 << 30))
     assert shown == (
         "memory: 3.5 GiB of 7.0 GiB available: weights 3.0 GiB, keys and values 256 MiB, "
-        "working memory 292 MiB at most\ncontext: 4096 tokens for each of 2 at a time, keys and values as q8_0"
+        "working memory 292 MiB at most\ncontext: 4096 tokens for each of 2 at a time, keys and values as q8_0; "
+        "earlier ones kept in up to 1.0 GiB more"
     )
 
 

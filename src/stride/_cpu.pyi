@@ -46,6 +46,9 @@ class KVPool:
     def page_bytes(self) -> int: ...
     @property
     def n_bytes(self) -> int: ...
+    @property
+    def pages(self) -> npt.NDArray[np.uint8]:
+        """The pages where they lie, writable: uint8 [n_pages, page_bytes]."""
 
 class Engine:
     """Threads and kernels of one instruction set. Operations release the GIL and run one at a time."""

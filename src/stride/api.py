@@ -3,6 +3,7 @@ line, Python and HTTP."""
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
 
-from stride import memory, ops
+from stride import __version__, memory, ops
 from stride.chat.answer_grammar import answer_grammar, text_grammar
 from stride.chat.constraints import FIELDS, NO_CONSTRAINTS, Constraints, TextFormat, read_constraints
 from stride.chat.grammar import GrammarCompiler
@@ -30,7 +31,7 @@ from stride.errors import (
     RequestError,
     UnsupportedError,
 )
-from stride.gguf import GGUFFile, Metadata, open_gguf
+from stride.gguf import GGUFFile, Metadata, fingerprint, open_gguf
 from stride.memory import Plan, Wishes
 from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
@@ -58,6 +59,9 @@ class LLM:
         max_queue: requests that may wait.
         queue_seconds: how long a request may wait.
         request_seconds: how long a request may take.
+        cache_ram: MiB of memory for the keys and values of earlier prompts and answers, so that what begins like them
+            starts sooner; 0 is none, -1 all that is left, None at most 8192 and half of what is left.
+        cache_dir: a folder in which they outlive this object.
         progress: called with (bytes read, bytes in all) while weights are read.
         planned: called with the plan of memory before weights are read.
 
@@ -81,6 +85,8 @@ class LLM:
         max_queue: int = 64,
         queue_seconds: float = math.inf,
         request_seconds: float = math.inf,
+        cache_ram: int | None = None,
+        cache_dir: str | Path | None = None,
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
     ) -> None:
@@ -89,7 +95,10 @@ class LLM:
             raise RequestError(f"kv_type is {kv_type!r}, but must be one of {', '.join(kinds)}", field="kv_type")
         if threads is not None and not (isinstance(threads, int) and threads > 0):
             raise RequestError(f"threads is {threads!r}, but must be a positive integer", field="threads")
+        if cache_ram is not None and not (isinstance(cache_ram, int) and cache_ram >= -1):
+            raise RequestError(f"cache_ram is {cache_ram!r}, but must be an integer of at least -1", field="cache_ram")
         self.path = model_path(model)
+        self.cache_scope = ""
         with ExitStack() as opened:
             self._file = opened.enter_context(open_gguf(self.path))
             self.config = read_config(self._file)
@@ -101,7 +110,8 @@ class LLM:
             self.grammars = GrammarCompiler(self.tokenizer, self.tool_format.shown_tokens)
             self._text_grammars = GrammarCompiler(self.tokenizer, ())
             self.backend = ops.load(backend, threads, self._file.paths)
-            self.plan = self._plan(Wishes(n_ctx, n_parallel, kv_type))
+            prefixes = cache_ram if cache_ram is None or cache_ram < 0 else cache_ram << 20
+            self.plan = self._plan(Wishes(n_ctx, n_parallel, kv_type, prefixes))
             self.n_ctx, self.kv_type = self.plan.n_ctx, self.plan.kv_type
             engine_config = EngineConfig(
                 n_ctx=self.n_ctx,
@@ -110,6 +120,9 @@ class LLM:
                 max_queue=max_queue,
                 queue_seconds=queue_seconds,
                 request_seconds=request_seconds,
+                cache_bytes=self.plan.prefixes,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                cache_identity=self._cache_identity() if cache_dir is not None else "",
             )
             if planned is not None:
                 planned(self.plan)
@@ -123,6 +136,11 @@ class LLM:
                     f"{self.path}: the system gave less memory than it said was available", could_ever_fit=True
                 ) from error
             self._opened = opened.pop_all()  # from here on `close` does it
+
+    def _cache_identity(self) -> str:
+        """Whatever keys and values depend on besides the tokens: program, computation, type, and the model's bytes."""
+        parts = (__version__, self.backend.name, self.kv_type, self.config.windows, fingerprint(self._file.paths))
+        return repr(parts)
 
     def _plan(self, wishes: Wishes) -> Plan:
         """How this model is to be run here; errors name the file."""
@@ -209,7 +227,9 @@ class LLM:
         mask = None
         if text_format is not None:
             mask = self._text_grammars.mask(text_grammar(text_format), text_format.field)
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), mask=mask)
+        return Stream(
+            self.engine, self.tokenizer, ids, params or SamplingParams(), mask=mask, cache_scope=self.cache_scope
+        )
 
     def chat_stream(
         self,
@@ -233,7 +253,7 @@ class LLM:
         constrained = bool(offered) and bool(self.tool_format.shapes)
         parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained)
         ids = self.tokenizer.encode_prompt(rendered.pieces)
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser, mask)
+        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser, mask, self.cache_scope)
 
     def _mask(self, tools: Sequence[Tool], constraints: Constraints, in_reasoning: bool) -> LogitsMask | None:
         """What keeps an answer to what is asked of it, if anything is.
@@ -269,6 +289,12 @@ class LLM:
             grammar = answer_grammar(self.tool_format, [tool], Constraints("required"), in_reasoning=False)
             assert grammar is not None
             self.grammars.mask(grammar, "tools", repr(tool.name))
+
+    def scoped(self, cache_scope: str) -> Self:
+        """The same model for one user: requests share prompts, and what their times tell, only within a scope."""
+        other = copy.copy(self)
+        other.cache_scope = cache_scope
+        return other
 
     # --- text and numbers ---
 

@@ -30,6 +30,8 @@ DEFAULT_CONTEXT = 8192
 """Tokens of context per sequence where the caller names none (less where the model was trained on less)."""
 DEFAULT_PARALLEL = 4
 """Sequences computed together, where the caller leaves it to the plan and memory allows it."""
+DEFAULT_PREFIXES = 8 << 30
+"""Memory for keys and values of earlier requests, where the caller names none and half of what is left is more."""
 LEAST_CONTEXT = 512
 """Tokens of context below which a plan is refused, unless they were asked for."""
 CONTEXT_STEP = 256
@@ -137,7 +139,7 @@ def split_cache(config: ModelConfig, n_ctx: int, kind: KVType, chunk: int) -> tu
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is to be run, and the memory that takes in bytes."""
+    """How a model is to be run, and the memory that takes in bytes; ``prefixes`` are for earlier prompts."""
 
     n_ctx: int
     n_parallel: int
@@ -145,6 +147,7 @@ class Plan:
     weights: int
     cache: int
     available: int
+    prefixes: int = 0
 
     @property
     def packing(self) -> int:
@@ -161,7 +164,7 @@ class Plan:
             f"memory: {size(self.needed)} of {size(self.available)} available: weights {size(self.weights)}, "
             f"keys and values {size(self.cache)}, working memory {size(self.packing + WORKING_BYTES)} at most\n"
             f"context: {self.n_ctx} tokens for each of {self.n_parallel} at a time, "
-            f"keys and values as {self.kv_type}"
+            f"keys and values as {self.kv_type}; earlier ones kept in up to {size(self.prefixes)} more"
         )
 
 
@@ -174,11 +177,14 @@ class Wishes:
             the model was trained on, or what fits of it.
         n_parallel: sequences computed together; None is `DEFAULT_PARALLEL`, or less where that does not fit.
         kv_type: how keys and values are kept; "auto" is f16, or q8_0 where that alone fits.
+        prefixes: bytes for keys and values of earlier requests, at most; None is `DEFAULT_PREFIXES`, or half of what
+            the rest leaves; -1 is all that it leaves.
     """
 
     n_ctx: int | None = None
     n_parallel: int | None = None
     kv_type: KVType | Literal["auto"] = "auto"
+    prefixes: int | None = None
 
 
 def plan(config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: Memory) -> Plan:
@@ -210,16 +216,23 @@ def plan(config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: 
     for kind in kinds:
         for n_parallel in counts:
             if (whole := planned(n_ctx, n_parallel, kind)).needed <= memory.available:
-                return whole
+                return _with_prefixes(whole, wishes.prefixes)
     smallest = planned(n_ctx, min(counts), kinds[-1])
     if not wishes.n_ctx and (less := shortened(smallest.n_parallel, smallest.kv_type)) is not None:
-        return less
+        return _with_prefixes(less, wishes.prefixes)
     raise InsufficientMemoryError(
         f"{size(smallest.needed)} are needed (weights {size(weights)}, keys and values {size(smallest.cache)} for "
         f"{smallest.n_parallel} × {n_ctx} tokens as {smallest.kv_type}), {size(memory.available)} are available; "
         + _remedy(smallest, shortened),
         could_ever_fit=smallest.needed <= memory.total,
     )
+
+
+def _with_prefixes(chosen: Plan, wish: int | None) -> Plan:
+    """A plan that gives some of what it leaves to the keys and values of earlier requests."""
+    left = chosen.available - chosen.needed
+    most = min(DEFAULT_PREFIXES, left // 2) if wish is None else left if wish < 0 else wish
+    return dataclasses.replace(chosen, prefixes=min(most, left))
 
 
 def _remedy(refused: Plan, shortened: Callable[[int, KVType], Plan | None]) -> str:

@@ -44,8 +44,11 @@ class Stream:
         params: SamplingParams,
         parser: StreamParser | None = None,
         mask: LogitsMask | None = None,
+        cache_scope: str = "",
     ) -> None:
-        """Submit the request; without a parser all text is content. ``mask`` restricts it to a grammar.
+        """Submit the request; without a parser all text is content.
+
+        ``mask`` restricts it to a grammar; ``cache_scope``: see `Request`.
 
         Raises:
             RequestError: the engine refuses it.
@@ -71,6 +74,7 @@ class Stream:
             mask=mask,
             eos_ids=tokenizer.eos_ids,
             dry_breakers=tokenizer.sequence_breakers(params.dry_sequence_breakers) if params.dry_multiplier else {},
+            cache_scope=cache_scope,
         )
         engine.submit(self._request)
 

@@ -97,6 +97,7 @@ class SamplingParams:
     and filters.
     ``max_tokens`` None: until the context is full. ``stop``: strings that end the output and are not part of it.
     ``logprobs``: None, or how many of the likeliest tokens are told with each token and its log probability.
+    ``cache_prompt``: what earlier requests computed may be used, and what this one computes may be used by later ones.
 
     Raises:
         RequestError: a value out of its range; ``field`` names it.
@@ -130,6 +131,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    cache_prompt: bool = True
 
     def __post_init__(self) -> None:
         for name in _INTEGERS:
@@ -142,6 +144,7 @@ class SamplingParams:
             _check(value is None or value >= least, name, value, f"at least {least}")
         for name in ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold"):
             _check(getattr(self, name) <= 1, name, getattr(self, name), "at most 1")
+        _check(isinstance(self.cache_prompt, bool), "cache_prompt", self.cache_prompt, "true or false")
         _check(self.repeat_penalty > 0, "repeat_penalty", self.repeat_penalty, "above 0")
         _check(self.mirostat <= 2, "mirostat", self.mirostat, "0, 1 or 2")
         _check(

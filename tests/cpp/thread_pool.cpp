@@ -4,14 +4,15 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <thread>
 #include <vector>
 
 int main() {
     for (const int n_threads : {1, 2, 3, 8}) {
         stride::ThreadPool pool(n_threads);
         std::vector<int> done(1000);  // not atomic: the pool must order what threads write and the caller reads
-        int64_t jobs = 0;
-        for (int round = 0; round < 2000; ++round, ++jobs) {
+        for (int round = 0; round < 2000; ++round) {
             const auto n_items = static_cast<int64_t>(round * 7 % static_cast<int>(done.size() + 1));
             pool.run(n_items, [&](int64_t item, int thread) {
                 if (thread < 0 || thread >= n_threads) std::abort();
@@ -20,8 +21,8 @@ int main() {
             for (int64_t item = 0; item < static_cast<int64_t>(done.size()); ++item) {
                 int& count = done[static_cast<size_t>(item)];
                 if (count != (item < n_items ? 1 : 0)) {
-                    std::printf("%d threads, job %ld of %ld items: item %ld done %d times\n", n_threads,
-                                static_cast<long>(jobs), static_cast<long>(n_items), static_cast<long>(item), count);
+                    std::printf("%d threads, job %d of %ld items: item %ld done %d times\n", n_threads, round,
+                                static_cast<long>(n_items), static_cast<long>(item), count);
                     return 1;
                 }
                 count = 0;

@@ -31,6 +31,18 @@ class FakeModel:
     def new_cache(self, n_pages: Sequence[int], kind: KVType) -> list[np.ndarray]:
         return [np.full((n, PAGE_TOKENS), -1, np.int64) for n in n_pages]
 
+    def page_bytes(self, kind: KVType) -> tuple[int, ...]:
+        return (8 * PAGE_TOKENS,) * len(self.windows)
+
+    def read_page(self, cache: list[np.ndarray], group: int, page: int) -> np.ndarray:
+        return cache[group][page].view(np.uint8)
+
+    def write_page(self, cache: list[np.ndarray], group: int, page: int, data: np.ndarray) -> None:
+        cache[group][page] = data.view(np.int64)
+
+    def copy_page(self, cache: list[np.ndarray], group: int, source: int, target: int) -> None:
+        cache[group][target] = cache[group][source]
+
     def forward(self, batch: Batch, cache: list[np.ndarray]) -> FloatArray:
         self.batches.append(batch)
         self.before_forward(batch)

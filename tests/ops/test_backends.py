@@ -94,6 +94,52 @@ def test_vector(backend: Backend, make_tensor: Any) -> None:
     np.testing.assert_array_equal(backend.to_host(backend.vector(tensor)), tensor.dequantize())
 
 
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
+def test_pages_are_moved(
+    kind: Any, backend: Backend, oracle: Backend, make_batch: Any, rng: np.random.Generator
+) -> None:
+    """Attention to pages that were moved, within a pool and to another, is attention to the pages."""
+    for ops in (backend, oracle):
+        pool, other = (ops.kv_pool(8, 2, 64, 32, kind) for _ in range(2))
+        q, k, v = floats(rng, 40, 4 * 64), floats(rng, 40, 2 * 64), floats(rng, 40, 2 * 32)
+        batch = Batch(
+            token_ids=np.zeros(40, np.int32),
+            positions=np.arange(40, dtype=np.int32),
+            row_starts=np.array([0, 40], np.int32),
+            page_tables=(np.array([[3, 1]], np.int32),),
+            outputs=np.arange(40, dtype=np.int32),
+        )
+        rope = Rope(np.ones(8, np.float32), "halves")
+        turned = ops.rope_and_store(
+            q,
+            k,
+            v,
+            q_norm=None,
+            k_norm=None,
+            epsilon=1e-5,
+            rope=rope,
+            pool=pool,
+            page_table=batch.page_tables[0],
+            batch=batch,
+        )
+
+        def attend(pool: Any, pages: list[int], ops: Backend = ops, turned: Any = turned, batch: Batch = batch) -> Any:
+            table = np.array([pages], np.int32)
+            return ops.to_host(
+                ops.attention(turned, pool, page_table=table, batch=batch, window=None, scale=0.1, gate=None)
+            )
+
+        expected = attend(pool, [3, 1])
+        assert ops.read_page(pool, 3).shape == (pool.page_bytes,)
+        assert ops.read_page(pool, 3).dtype == np.uint8
+        for source, target in ((3, 7), (1, 0)):
+            ops.write_page(pool, target, ops.read_page(pool, source))
+            ops.write_page(other, target, np.frombuffer(ops.read_page(pool, source).tobytes(), np.uint8))
+        np.testing.assert_array_equal(attend(pool, [7, 0]), expected)
+        np.testing.assert_array_equal(attend(pool, [3, 1]), expected)
+        np.testing.assert_array_equal(attend(other, [7, 0]), expected)
+
+
 # --- matrices -------------------------------------------------------------------------------------------------------
 
 

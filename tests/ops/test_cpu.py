@@ -173,8 +173,9 @@ def test_matrices_of_many_items_are_bit_equal(
 
 def test_experts_of_many_items_and_slices_are_bit_equal(isa: str, make_tensor: Any, rng: np.random.Generator) -> None:
     """A hidden width of several items; products that are computed and added up in two slices of rows."""
-    n, top_k, dim, hidden = 300, 3, 6144, 192
+    n, top_k, dim, hidden = 300, 3, 6144, 640
     assert n * top_k * dim * 4 > 16 << 20
+    assert hidden // 32 * _cpu.packed_bytes(QuantType.Q4_0, 1, 32, dim) > 768 << 10
     shapes = ((hidden, dim), (hidden, dim), (dim, hidden))
     tensors = [make_tensor(QuantType.Q4_0, 4, *shape) for shape in shapes]
     ids = np.argsort(rng.random((n, 4)), axis=1)[:, :top_k].astype(np.int32)
@@ -272,6 +273,14 @@ def test_a_file_that_ends_early_is_named(make_tensor: Any) -> None:
 
 
 # --- choices and refusals -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 700])
+def test_reading_through_meets_every_byte(rows: int, rng: np.random.Generator) -> None:
+    weight = _cpu.weight(QuantType.F32, 1, rows, 1000)
+    weight.pack(0, 0, floats(rng, rows, 1000).view(np.uint8))
+    total = _cpu.read_through(_cpu.engine("portable", 3), weight)
+    assert total == int(weight.data.view(np.uint64).sum())  # both go round at 2^64
 
 
 def test_the_name_says_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:

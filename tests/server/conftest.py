@@ -74,6 +74,8 @@ class ScriptedModel:
     n_ctx: int = 128
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     streams: list[Script] = field(default_factory=list)
+    scopes: list[str] = field(default_factory=list)
+    engine: object = field(default_factory=object)
     template: Any = field(default_factory=lambda: SimpleNamespace(source="{{ messages }}"))
     tokenizer: Any = field(default_factory=lambda: SimpleNamespace(bos_token="", eos_token="</s>"))
 
@@ -81,6 +83,10 @@ class ScriptedModel:
     def info(self) -> dict[str, Any]:
         numbers = dict.fromkeys(("n_vocab", "n_ctx", "n_ctx_train", "n_params", "file_bytes", "kv_bytes"), 1)
         return {**numbers, "path": "scripted.gguf", "n_parallel": 1, "kv_type": "f16", "backend": "script"}
+
+    def scoped(self, cache_scope: str) -> ScriptedModel:
+        self.scopes.append(cache_scope)
+        return self
 
     def chat_stream(
         self, messages: Any, tools: Any, params: SamplingParams, variables: Any, constraints: Constraints
@@ -107,9 +113,11 @@ class Client(httpx.Client):
     def __init__(self, app: Any, **arguments: Any) -> None:
         super().__init__(transport=_Bridge(app), base_url="http://localhost", **arguments)
 
-    def ask(self, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
+    def ask(
+        self, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None, **body: Any
+    ) -> httpx.Response:
         default = {} if "prompt" in body or "messages" in body else {"messages": [{"role": "user", "content": "Hi"}]}
-        return self.post(path, json={**default, **body})
+        return self.post(path, json={**default, **body}, headers=headers)
 
 
 class _Bridge(httpx.BaseTransport):

@@ -256,6 +256,36 @@ def test_the_servers_defaults_yield_to_the_request(scripted):
     assert (model.params.temperature, model.params.top_k, model.params.max_tokens) == (0.1, 1, None)
 
 
+@pytest.mark.parametrize(
+    ("default", "asked", "expected"), [(True, None, True), (False, None, False), (False, True, True)]
+)
+def test_a_request_says_whether_its_prompt_is_cached(scripted, default, asked, expected):
+    client, model = scripted(sampling={"cache_prompt": default})
+    client.ask(cache_prompt=asked)
+    assert model.params.cache_prompt is expected
+
+
+def test_each_api_key_is_a_scope_of_its_own(scripted):
+    client, model = scripted(api_keys=("one", "two"))
+    for headers in (
+        {"Authorization": "Bearer one"},
+        {"Authorization": "Bearer two"},
+        {"X-Api-Key": "one"},
+        {"Authorization": "bearer  one "},
+    ):
+        assert client.ask(headers=headers).status_code == 200
+    one, two, again, spaced = model.scopes
+    assert one == again == spaced != two
+    assert not {"one", "two", ""} & set(model.scopes)
+
+
+def test_without_keys_all_share_a_scope(scripted):
+    client, model = scripted()
+    client.ask()
+    client.ask(headers={"Authorization": "Bearer anything"})
+    assert model.scopes == ["", ""]
+
+
 def test_conversation_reaches_the_model_as_it_came(scripted):
     client, model = scripted(template_kwargs={"a": 1, "b": 1})
     call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}

@@ -384,3 +384,24 @@ def test_model_that_cannot_be_loaded_is_an_exit_status(serve, tmp_path, name):
     assert server.process.wait(timeout=60) == 1
     server.wait_for(f"stride: .*{name}")
     assert "Traceback" not in server.log
+
+
+def test_prompts_are_kept_for_their_key_across_restarts(serve, tmp_path):
+    arguments = ("-c", "1024", "--api-key", "key-of-one,key-of-two", "--cache-dir", str(tmp_path))
+
+    def known(server, key, **body) -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        body = {"messages": [{"role": "user", "content": "a b c d e f g " * 20}], "max_tokens": 1, **body}
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60).json()
+        assert answer["timings"]["cache_n"] == answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert answer["timings"]["cache_n"] + answer["timings"]["prompt_n"] == answer["usage"]["prompt_tokens"]
+        return answer["timings"]["cache_n"]
+
+    server = serve(*arguments).start()
+    assert [known(server, key) > 0 for key in ("key-of-one", "key-of-two", "key-of-one")] == [False, False, True]
+    assert known(server, "key-of-one", cache_prompt=False) == 0
+    assert server.stop() == 0
+    server = serve(*arguments).start()
+    assert known(server, "key-of-two") > 100
+    assert server.stop() == 0
+    assert b"key-of-one" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*.prefix"))

@@ -90,10 +90,7 @@ NO_EFFECT = _rows(
     - same    --no-slots
     - same    --metrics
     - same    --props
-    - same    --cache-prompt
-    - same    --no-cache-prompt
-    N same    --cache-reuse
-    N same    -cram --cache-ram
+    N cache   --cache-reuse
     N same    -sps --slot-prompt-similarity
     N same    -to --timeout
     N same    --threads-http

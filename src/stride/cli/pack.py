@@ -26,12 +26,11 @@ def command(model: options.Model = None) -> None:
         raise RequestError("the demo model starts at once as it is: name another with -m", field="model")
     with open_gguf(model_path(model)) as file:
         check_model(file)
-        ops.load("cpu")  # or says that there is none
+        backend = ops.load("cpu")  # or says that there is none
         from stride.ops import packed
         from stride.ops.cpu import CpuBackend
 
-        backend = CpuBackend()
-
+        assert isinstance(backend, CpuBackend)
         tensors = [tensor for tensor in file.tensors.values() if len(tensor.shape) > 1]
         n_bytes = sum(map(backend.packed_bytes, tensors))
         console = Console(stderr=True)

@@ -57,6 +57,22 @@ def command(
         str, typer.Option("-ctk", "--cache-type-k", help="Keys as f32, f16, q8_0 or auto.")
     ] = "auto",
     cache_type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Values; the same as keys.")] = "auto",
+    cache_ram: Annotated[
+        int | None,
+        typer.Option(
+            "-cram",
+            "--cache-ram",
+            metavar="MiB",
+            help="Memory for earlier prompts; 0: none, -1: all that is left. Default: 8192, or half of what is left.",
+            min=-1,
+        ),
+    ] = None,
+    cache_prompt: Annotated[
+        bool, typer.Option("--cache-prompt/--no-cache-prompt", help="Use earlier prompts where a request says nothing.")
+    ] = True,
+    cache_dir: Annotated[
+        Path | None, typer.Option("--cache-dir", metavar="DIR", help="Keep earlier prompts here across restarts.")
+    ] = None,
     alias: Annotated[str | None, typer.Option("-a", "--alias", help="The model's name for clients.")] = None,
     api_key: Annotated[
         list[str] | None, typer.Option("--api-key", metavar="KEY", help="Ask for this key; several with commas.")
@@ -157,6 +173,7 @@ def command(
         "seed": seed,
         "ignore_eos": ignore_eos,
         "max_tokens": n_predict,
+        "cache_prompt": cache_prompt,
     }
     sampling_params(sampling)
     settings = Settings(
@@ -178,6 +195,8 @@ def command(
         "n_parallel": parallel if parallel > 0 else None,
         "threads": threads if threads is not None and threads > 0 else None,
         "kv_type": cache_type_k,
+        "cache_ram": cache_ram,
+        "cache_dir": cache_dir,
         "chat_template": _read(chat_template_file) if chat_template_file else None,
         "max_queue": max_queue,
         "queue_seconds": queue_timeout,

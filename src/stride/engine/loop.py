@@ -10,11 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
 from stride.engine.kv import PagedCache
 from stride.engine.measures import Measures
+from stride.engine.prefix import PrefixCache
+from stride.engine.prefix_store import PrefixStore
 from stride.engine.request import Failed, Finished, Request, Token
 from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
@@ -47,6 +50,10 @@ class EngineConfig:
         max_queue: requests that may wait beyond the ``n_parallel`` in work.
         queue_seconds: how long one may wait.
         request_seconds: how long one may take, waiting and all.
+        cache_bytes: memory for earlier prompts and answers, beyond what the sequences in work can come to need (whose
+            memory is used too while they need it not); 0: nothing is kept.
+        cache_dir: a folder that keeps them across restarts.
+        cache_identity: what must be equal for them to be of use after one: names the model, and what computes it.
     """
 
     n_ctx: int = 8192
@@ -56,22 +63,31 @@ class EngineConfig:
     max_queue: int = 64
     queue_seconds: float = math.inf
     request_seconds: float = math.inf
+    cache_bytes: int = 0
+    cache_dir: Path | None = None
+    cache_identity: str = ""
 
     def __post_init__(self) -> None:
-        for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0)):
+        for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0), ("cache_bytes", 0)):
             if getattr(self, name) < least:
                 raise RequestError(f"{name} is {getattr(self, name)}, but must be at least {least}", field=name)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineMetrics:
-    """Counters since the start, and what is going on now. Pages are per cache group."""
+    """Counters since the start, and what is going on now. Pages are per cache group.
+
+    ``prompt_tokens`` were computed, ``cached_tokens`` of prompts were not. ``busy_pages`` are held by requests,
+    ``cached_pages`` are kept for later ones; a page can be both.
+    """
 
     queued: int
     running: int
     prompt_tokens: int
+    cached_tokens: int
     generated_tokens: int
     busy_pages: tuple[int, ...]
+    cached_pages: tuple[int, ...]
     total_pages: tuple[int, ...]
 
 
@@ -102,14 +118,19 @@ class Engine:
         """``has_room``: see `Scheduler`."""
         self._n_vocab = model.n_vocab
         self.config = config
-        self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk)
-        self._scheduler = Scheduler(self._cache, config.chunk, has_room)
+        # Each group gets the same part of the memory: which one a page is of says nothing about its use.
+        spare = [config.cache_bytes // len(model.windows) // n_bytes for n_bytes in model.page_bytes(config.kv_type)]
+        self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk, spare)
+        self._prefixes = PrefixCache(self._cache) if config.cache_bytes else None
+        self._store: PrefixStore | None = None
+        self._scheduler = Scheduler(self._cache, config.chunk, has_room, self._prefixes)
         self._durations: deque[float] = deque(maxlen=16)  # seconds of the last requests in work
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._closing = False
         self._aborting = False
         self._prompt_tokens = 0
+        self._cached_tokens = 0
         self._generated_tokens = 0
         self.measures = Measures()
         # The thread alone holds model and cache memory, so that a closed engine holds neither.
@@ -179,7 +200,9 @@ class Engine:
                 running=len(self._scheduler.running),
                 prompt_tokens=self._prompt_tokens,
                 generated_tokens=self._generated_tokens,
+                cached_tokens=self._cached_tokens,
                 busy_pages=self._cache.n_busy_pages,
+                cached_pages=self._prefixes.n_pages if self._prefixes else (0,) * len(self._cache.groups),
                 total_pages=self._cache.n_pages,
             )
 
@@ -202,7 +225,11 @@ class Engine:
     # --- the engine's thread ---
 
     def _loop(self, runner: Runner) -> None:
+        if self._prefixes is not None and self.config.cache_dir is not None:
+            self._store = PrefixStore(self.config.cache_dir, self.config.cache_identity, self._prefixes, runner)
         try:
+            if self._store is not None:
+                self._store.load()
             while rows := self._schedule():
                 for done, logits in self._run(runner, rows):
                     self._postprocess(done, logits)
@@ -216,10 +243,15 @@ class Engine:
                 self._deliver(request, Failed(GenerationError("the engine is closed")))
             for future, _ in self._calls:
                 future.set_exception(GenerationError("the engine is closed"))
+            if self._store is not None:
+                self._store.save_all()
+                self._store = None  # it has the model's memory
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
         while True:
+            while self._store is not None and not self._has_work() and self._store.save_one():
+                pass
             with self._changed:
                 self._changed.wait_for(self._has_work)
                 calls, self._calls = self._calls, []
@@ -263,13 +295,15 @@ class Engine:
     def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], FloatArray]]:
         """The rows with their logits. Where they fail together, each runs alone, and fails alone."""
         failure: Exception | None = None
-        started = perf_counter()
+        start = perf_counter()
         try:
             logits = runner.run(rows)
+            seconds = perf_counter() - start
+            self._scheduler.ran(rows, seconds)
         except Exception as error:
             failure = error
         if failure is None:
-            self.measures.step(len(rows), sum(row.end - row.start for row in rows), perf_counter() - started)
+            self.measures.step(len(rows), sum(row.end - row.start for row in rows), seconds)
             yield rows, logits
         elif len(rows) == 1:
             self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
@@ -283,6 +317,8 @@ class Engine:
         first = 0
         for row in rows:
             request = row.request
+            if row.start == request.n_cached:
+                self._cached_tokens += request.n_cached
             request.n_computed = row.end
             self._prompt_tokens += max(0, min(row.end, request.n_prompt) - row.start)
             if not request.cancelled:

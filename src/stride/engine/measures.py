@@ -44,7 +44,6 @@ class Measures:
         self.step_tokens = Histogram(SIZES)
         self.ends: Counter[str] = Counter()
         """By reason, "failed" for those that did."""
-        self.cached_tokens = 0
         self.prompt_seconds = 0.0
         self.generation_seconds = 0.0
         self.longest = 0
@@ -72,7 +71,6 @@ class Measures:
             return
         self.ends[output.reason] += 1
         timings = output.timings
-        self.cached_tokens += timings.cache_n
         self.prompt_seconds += timings.prompt_ms / 1e3
         self.generation_seconds += timings.predicted_ms / 1e3
         if timings.prompt_ms > 0 and timings.prompt_n:

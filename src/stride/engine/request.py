@@ -16,6 +16,7 @@ from stride.ops.api import IntArray
 from stride.types import FinishReason, LogitsMask, SamplingParams, Timings, Usage
 
 if TYPE_CHECKING:
+    from stride.engine.prefix import Path
     from stride.engine.sampler import Sampler
 
 
@@ -52,6 +53,7 @@ class Request:
 
     ``deliver`` is told every token, then exactly one ``Finished`` or ``Failed``. ``stop`` is asked, before the delivery
     of each token, whether the output ends with it (reason "stop"); it is not asked about an end-of-sequence token.
+    Requests share what they computed (``params.cache_prompt``) within a ``cache_scope``, and nothing across scopes.
     ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
     on the engine's thread and must not block; one that raises fails its request, and no other. ``dry_breakers`` are
     what the parameters' ``dry_sequence_breakers`` are in tokens.
@@ -64,12 +66,16 @@ class Request:
     mask: LogitsMask | None = None
     eos_ids: frozenset[int] = frozenset()
     dry_breakers: Breakers = field(default_factory=dict)
+    cache_scope: str = ""
 
-    # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache.
+    # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before
+    # n_cached were there already.
     token_ids: IntArray = field(init=False, repr=False)
     n_tokens: int = field(init=False, default=0)
     n_computed: int = field(init=False, default=0)
     slot: int = field(init=False, default=-1)
+    path: Path | None = field(init=False, default=None, repr=False)
+    n_cached: int = field(init=False, default=0)
     sampler: Sampler = field(init=False, repr=False)
     cancelled: bool = field(init=False, default=False)
     queued_at: float = field(init=False, default=0.0)
@@ -124,9 +130,10 @@ class Request:
         prompt_done_at = self.prompt_done_at if n_generated else perf_counter()
         return Finished(
             reason,
-            Usage(prompt_tokens=self.n_prompt, completion_tokens=n_generated),
+            Usage(prompt_tokens=self.n_prompt, completion_tokens=n_generated, cached_tokens=self.n_cached),
             Timings(
-                prompt_n=self.n_prompt,
+                cache_n=self.n_cached,
+                prompt_n=self.n_prompt - self.n_cached,
                 prompt_ms=1e3 * (prompt_done_at - self.admitted_at),
                 predicted_n=n_generated,
                 predicted_ms=1e3 * (self.last_token_at - prompt_done_at) if n_generated else 0.0,

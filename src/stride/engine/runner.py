@@ -10,7 +10,7 @@ import numpy as np
 from stride.engine.kv import PagedCache
 from stride.engine.scheduler import Row
 from stride.errors import GenerationError
-from stride.ops.api import Batch, FloatArray, IntArray, KVType
+from stride.ops.api import Batch, ByteArray, FloatArray, IntArray, KVType
 
 Cache: TypeAlias = Any
 """A model's keys and values, in whatever form it keeps them; only handed back to ``Model.forward``."""
@@ -28,6 +28,18 @@ class Model(Protocol):
 
     def new_cache(self, n_pages: Sequence[int], kind: KVType) -> Cache:
         """Reserve a cache with ``n_pages`` pages in each group."""
+
+    def page_bytes(self, kind: KVType) -> tuple[int, ...]:
+        """What a page of each group takes."""
+
+    def read_page(self, cache: Cache, group: int, page: int) -> ByteArray:
+        """uint8 [page_bytes of the group]: what a page holds, in the model's own layout."""
+
+    def write_page(self, cache: Cache, group: int, page: int, data: ByteArray) -> None:
+        """Make a page hold what `read_page` gave of one of its group."""
+
+    def copy_page(self, cache: Cache, group: int, source: int, target: int) -> None:
+        """Make one page of a group hold what another does."""
 
     def forward(self, batch: Batch, cache: Cache) -> FloatArray:
         """Logits, float32 [len(batch.outputs), n_vocab], after writing the batch's keys and values into the cache."""
@@ -52,21 +64,34 @@ def _last_tokens(ends: IntArray, rows: Sequence[Row]) -> IntArray:
 
 
 class Runner:
-    """Runs rows through the model, over one cache."""
+    """Runs rows through the model, over one cache; the only one that touches the cache's memory."""
 
     def __init__(self, model: Model, cache: PagedCache, kv_type: KVType) -> None:
         self._model = model
         self._cache = cache
         self._memory = model.new_cache(cache.n_pages, kv_type)
+        self.page_bytes = model.page_bytes(kv_type)
 
     def run(self, rows: Sequence[Row]) -> FloatArray:
         """Logits of the rows' outputs, float32 [outputs, n_vocab], in order of the rows.
 
         Running a row again is harmless: it writes the same values into the same pages.
         """
+        copies = self._cache.copies
+        while copies:
+            self._model.copy_page(self._memory, *copies[0])
+            del copies[0]
         batch = make_batch(rows, self._cache)
         logits = self._model.forward(batch, self._memory)
         expected = (len(batch.outputs), self._model.n_vocab)
         if logits.shape != expected:
             raise GenerationError(f"the model gave logits of shape {logits.shape} instead of {expected}")
         return logits
+
+    def read_page(self, group: int, page: int) -> ByteArray:
+        """What a page of a group holds."""
+        return self._model.read_page(self._memory, group, page)
+
+    def write_page(self, group: int, page: int, data: ByteArray) -> None:
+        """Make a page of a group hold what `read_page` gave."""
+        self._model.write_page(self._memory, group, page, data)

@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
+
 from stride.engine.kv import PagedCache
+from stride.engine.pace import Pace
+from stride.engine.prefix import PrefixCache
 from stride.engine.request import Request
 
 
@@ -22,22 +26,29 @@ class Row:
 
 
 class Scheduler:
-    """Requests waiting for a slot, first come first served, and requests running.
+    """Requests waiting for a slot, first come first served, and requests running. One that begins like another that is
+    being computed waits until it can share that, and lets those behind it go first.
 
-    Every step computes one token of each sequence that decodes, however many there are; what they leave of ``chunk``
-    tokens, and at least one, goes to the prompts in order of admission. A long prompt delays a decoding sequence by
-    one chunk per token, never more.
+    Every step computes one token of each sequence that decodes, however many there are. Prompts get ``chunk`` tokens;
+    beside decoding sequences, as many as let those keep half their pace (`Pace`). They share them evenly, and get one
+    each at least, so that a short prompt ends soon beside a long one, and a long one does end.
 
     ``has_room`` answers whether memory has room for so many pages of each cache group that were never touched before; a
-    request whose tokens may come to need more waits, and those behind it.
+    request whose tokens may come to need more waits, and those behind it, once nothing is left to give back.
     """
 
     def __init__(
-        self, cache: PagedCache, chunk: int, has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True
+        self,
+        cache: PagedCache,
+        chunk: int,
+        has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         self._cache = cache
         self._chunk = chunk
         self._has_room = has_room
+        self._prefixes = prefixes
+        self._pace = Pace(chunk)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
@@ -47,30 +58,77 @@ class Scheduler:
 
     def schedule(self) -> list[Row]:
         """Admit what there is room for, and give the next step's rows. Empty only if nothing is running."""
-        while self.waiting and self._cache.has_free_slot and self._may_start(len(self.waiting[0].token_ids)):
-            request = self.waiting.popleft()
-            request.slot = self._cache.open()
-            request.admitted_at = perf_counter()
-            self.running.append(request)
-        rows = [self._row(request, 1) for request in self.running if request.n_computed >= request.n_prompt]
-        budget = max(1, self._chunk - len(rows))
-        for request in self.running:
-            if request.n_computed < request.n_prompt and budget > 0:
-                row = self._row(request, budget)
-                budget -= row.end - row.start
-                rows.append(row)
-        return rows
+        while self._cache.has_free_slot and (request := self._next()) and self._may_start(len(request.token_ids)):
+            self.waiting.remove(request)
+            self._admit(request)
+        decoding = [request for request in self.running if request.n_computed >= request.n_prompt]
+        prompts = [request for request in self.running if request.n_computed < request.n_prompt]
+        rows = [self._row(request, 1) for request in decoding]
+        budget = self._pace.n_prompt_tokens(len(decoding))
+        if budget == 0:
+            return rows
+        budget = max(budget, len(prompts))
+        shares: dict[Request, int] = {}
+        for n_others, request in zip(
+            range(len(prompts) - 1, -1, -1), sorted(prompts, key=lambda one: one.n_prompt - one.n_computed), strict=True
+        ):
+            shares[request] = min(request.n_prompt - request.n_computed, budget // (n_others + 1))
+            budget -= shares[request]
+        return rows + [self._row(request, shares[request]) for request in prompts]
+
+    def ran(self, rows: Sequence[Row], seconds: float) -> None:
+        """Note what a step took, before its requests go on."""
+        n_decoding = sum(row.start >= row.request.n_prompt for row in rows)
+        n_prompt_tokens = sum(row.end - row.start for row in rows if row.start < row.request.n_prompt)
+        self._pace.ran(n_decoding, n_prompt_tokens, seconds)
+
+    def _next(self) -> Request | None:
+        """The first request that waits and shall not wait longer."""
+        return next(
+            (one for one in self.waiting if not any(self._will_share(one, other) for other in self.running)), None
+        )
+
+    def _will_share(self, request: Request, other: Request) -> bool:
+        """Whether half or more of a prompt is what a running request is still to compute."""
+        if (
+            self._prefixes is None
+            or other.path is None
+            or not request.params.cache_prompt
+            or request.cache_scope != other.cache_scope
+        ):
+            return False
+        n = min(request.n_prompt - 1, other.n_prompt)
+        differ = np.flatnonzero(request.token_ids[:n] != other.token_ids[:n])
+        n_alike = int(differ[0]) if len(differ) else n
+        return 2 * n_alike >= request.n_prompt and self._prefixes.expect(other.path, n_alike)
+
+    def _admit(self, request: Request) -> None:
+        request.slot = self._cache.open()
+        request.admitted_at = perf_counter()
+        self.running.append(request)
+        if self._prefixes is not None and request.params.cache_prompt:
+            prompt = request.token_ids[: request.n_prompt]
+            path = self._prefixes.open(
+                request.slot, request.cache_scope, prompt, request.eos_ids, len(request.token_ids)
+            )
+            request.path, request.n_cached, request.n_computed = path, path.n_cached, path.n_cached
 
     def _row(self, request: Request, n_tokens: int) -> Row:
         start = request.n_computed
         end = min(request.n_tokens, start + n_tokens)
+        if self._prefixes is not None and request.path is not None:
+            self._prefixes.keep(request.path, request.slot, request.token_ids, start)
         self._cache.extend(request.slot, start, end)
         return Row(request, start, end, n_outputs=int(end == request.n_tokens and not request.is_full))
 
     def _may_start(self, n_tokens: int) -> bool:
         """Whether there is memory for what runs and a new sequence of so many tokens; 0: for what runs."""
         running = [(request.slot, len(request.token_ids)) for request in self.running]
-        return self._has_room(self._cache.fresh_pages(running, n_tokens))
+        while not self._has_room(fresh := self._cache.fresh_pages(running, n_tokens)):
+            short = [group for group, n_pages in enumerate(fresh) if n_pages]
+            if self._prefixes is None or not any(map(self._prefixes.reclaim, short)):
+                return False
+        return True
 
     def remove_refused(self) -> Request | None:
         """Take out a request for which there is too little memory although nothing runs."""
@@ -92,10 +150,12 @@ class Scheduler:
         return cancelled
 
     def remove(self, request: Request) -> None:
-        """Take out a request, waiting or running, and free its place."""
+        """Take out a request, waiting or running, and free its place; what it computed stays for others."""
         if request.slot < 0:
             self.waiting.remove(request)
-        else:
-            self.running.remove(request)
-            self._cache.close(request.slot)
-            self._may_start(0)  # what it was promised is free for others
+            return
+        self.running.remove(request)
+        if self._prefixes is not None and request.path is not None:
+            self._prefixes.close(request.path, request.slot, request.token_ids, request.n_computed)
+        self._cache.close(request.slot)
+        self._may_start(0)  # what it was promised is free for others

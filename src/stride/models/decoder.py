@@ -16,6 +16,7 @@ from stride.ops.api import (
     Array,
     Backend,
     Batch,
+    ByteArray,
     FloatArray,
     GatedFFN,
     IntArray,
@@ -123,6 +124,32 @@ class Decoder:
                 for c in (block.config for block in blocks)
             )
         )
+
+    def page_bytes(self, kind: KVType = "f16") -> tuple[int, ...]:
+        """What a page of each cache group takes, all its layers together."""
+        cache = self.new_cache([1] * len(self.windows), kind)
+        return tuple(sum(pool.page_bytes for pool in self._pools(cache, i)) for i in range(len(self.windows)))
+
+    def read_page(self, cache: Cache, group: int, page: int) -> ByteArray:
+        """uint8 [page_bytes of the group]: what all its layers hold of a page."""
+        return np.concatenate([self.ops.read_page(pool, page) for pool in self._pools(cache, group)])
+
+    def write_page(self, cache: Cache, group: int, page: int, data: ByteArray) -> None:
+        """Make a page hold what `read_page` gave of one of this group."""
+        pools = self._pools(cache, group)
+        ends = np.cumsum([pool.page_bytes for pool in pools])
+        for pool, part in zip(pools, np.split(data, ends[:-1]), strict=True):
+            self.ops.write_page(pool, page, part)
+
+    def copy_page(self, cache: Cache, group: int, source: int, target: int) -> None:
+        """Make one page of a group hold what another does."""
+        for pool in self._pools(cache, group):
+            self.ops.write_page(pool, target, self.ops.read_page(pool, source))
+
+    def _pools(self, cache: Cache, group: int) -> list[KVPool]:
+        """The pools of a cache group's layers; not those of draft heads, which nothing that was kept depends on."""
+        window = self.windows[group]
+        return [pool for pool, b in zip(cache.pools, self.blocks, strict=False) if b.config.window == window]
 
     def forward(self, batch: Batch, cache: Cache) -> FloatArray:
         """Run a batch: float32 [outputs, vocabulary], the logits of ``batch.outputs``."""

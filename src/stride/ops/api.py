@@ -30,6 +30,7 @@ KVPool: TypeAlias = Any
 written, ``page_bytes`` each."""
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
 KVType: TypeAlias = Literal["f32", "f16", "q8_0"]
 
 PAGE_TOKENS = 32
@@ -121,6 +122,14 @@ class Backend(Protocol):
 
     def kv_pool(self, n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> KVPool:
         """Reserve a layer's cache of ``n_pages`` pages."""
+
+    # --- moving pages of a cache ---
+
+    def read_page(self, pool: KVPool, page: int) -> ByteArray:
+        """uint8 [page_bytes]: a page as this backend lays it out; a copy, or a view until the page is written again."""
+
+    def write_page(self, pool: KVPool, page: int, data: ByteArray) -> None:
+        """Make a page hold what `read_page` gave of this pool, or of another of the same shape and kind."""
 
     # --- running ---
 

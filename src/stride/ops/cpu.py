@@ -14,7 +14,7 @@ from stride.errors import ModelFileError, UnsupportedError
 from stride.gguf import QuantType, Tensor
 from stride.gguf.quants import dequantize, quantize
 from stride.ops import packed
-from stride.ops.api import Array, Batch, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
+from stride.ops.api import Array, Batch, ByteArray, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
 
 CONVERTED_ROWS = 256
 """Rows that are converted at once where the extension has no layout for a type; a multiple of 32."""
@@ -144,6 +144,15 @@ class CpuBackend:
 
     def kv_pool(self, n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> _cpu.KVPool:
         return _cpu.kv_pool(n_pages, n_kv_heads, key_dim, value_dim, kind)
+
+    # --- moving pages of a cache ---
+
+    def read_page(self, pool: _cpu.KVPool, page: int) -> ByteArray:
+        held: ByteArray = pool.pages[page]
+        return held
+
+    def write_page(self, pool: _cpu.KVPool, page: int, data: ByteArray) -> None:
+        pool.pages[page] = data
 
     # --- running ---
 

@@ -15,7 +15,7 @@ import numpy as np
 from stride.errors import UnsupportedError
 from stride.gguf import QuantType, Tensor
 from stride.gguf.quants import dequantize, quantize
-from stride.ops.api import PAGE_TOKENS, Array, Batch, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
+from stride.ops.api import PAGE_TOKENS, Array, Batch, ByteArray, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
 
 KEPT_BYTES = 2 << 30
 """Dequantised float32 weights that one backend keeps; larger models are dequantised at each use."""
@@ -68,6 +68,12 @@ def _sigmoid(x: FloatArray) -> FloatArray:
 def _softmax(x: FloatArray) -> FloatArray:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
+
+
+def routing_scores(x: FloatArray, router: NumpyWeight, routing: Routing) -> FloatArray:
+    """[n, experts]: how well each expert suits each token, before any bias."""
+    logits = x @ router.matrix().T
+    return _sigmoid(logits) if routing.gating == "sigmoid" else _softmax(logits)
 
 
 def _rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:
@@ -139,6 +145,14 @@ class NumpyBackend:
         dtype = np.float16 if kind == "f16" else np.float32
         shape = (n_pages, PAGE_TOKENS, n_kv_heads)
         return NumpyKVPool(np.zeros((*shape, key_dim), dtype), np.zeros((*shape, value_dim), dtype), kind)
+
+    def read_page(self, pool: NumpyKVPool, page: int) -> ByteArray:
+        return np.concatenate([pool.keys[page].ravel().view(np.uint8), pool.values[page].ravel().view(np.uint8)])
+
+    def write_page(self, pool: NumpyKVPool, page: int, data: ByteArray) -> None:
+        keys, values = np.split(data.view(pool.keys.dtype), [pool.keys[page].size])
+        pool.keys[page] = keys.reshape(pool.keys.shape[1:])
+        pool.values[page] = values.reshape(pool.values.shape[1:])
 
     def embed(self, table: NumpyWeight, token_ids: IntArray) -> FloatArray:
         return np.stack([table.matrix(int(token_id)) for token_id in token_ids])
@@ -219,8 +233,7 @@ class NumpyBackend:
     def route(
         self, x: FloatArray, router: NumpyWeight, bias: FloatArray | None, routing: Routing
     ) -> tuple[IntArray, FloatArray]:
-        logits = x @ router.matrix().T
-        scores = _sigmoid(logits) if routing.gating == "sigmoid" else _softmax(logits)
+        scores = routing_scores(x, router, routing)
         choice = scores if bias is None else scores + bias
         ids = np.argsort(-choice, axis=-1, kind="stable")[:, : routing.top_k]
         weights = np.take_along_axis(scores, ids, axis=-1)

@@ -23,6 +23,7 @@ from stride.gguf import Tensor
 SUFFIX = ".packed"
 MAGIC = b"stride packed 1\n"
 HEADER = struct.Struct("<16sQQ")
+MAX_INDEX_BYTES = 64 << 20
 ALIGNMENT = 2 << 20
 """Large enough for huge pages; a multiple of ``_cpu.map_alignment``."""
 
@@ -100,7 +101,7 @@ def write(
         tensors: those to pack.
         pack: reads a tensor into the backend's layout.
         n_bytes: what the packed weights come to, for the check of the free space.
-        progress: called with the bytes written so far.
+        progress: called with the bytes of weights written so far.
 
     Raises:
         StrideError: there is no room, or the file cannot be written.
@@ -133,6 +134,7 @@ def _write(
     progress: Callable[[int], None],
 ) -> None:
     entries: dict[str, Entry] = {}
+    n_written = 0
     fingerprint = _fingerprint(model)
     file.seek(HEADER.size)
     for tensor in tensors:
@@ -142,7 +144,8 @@ def _write(
         rows, columns = weight.shape[-2:]
         entries[tensor.name] = Entry(weight.type, (count, rows, columns), file.tell())
         file.write(weight.data.data)
-        progress(file.tell())
+        n_written += weight.n_bytes
+        progress(n_written)
     if _fingerprint(model) != fingerprint:
         raise StrideError(f"{model[0]} changed while it was packed: nothing is kept of it")
     start = file.tell()
@@ -169,6 +172,8 @@ def _read_index(file: BinaryIO) -> dict[str, Any]:
         raise ValueError("it does not begin as such a file does")
     if start + length != os.fstat(file.fileno()).st_size:
         raise ValueError("it ends too early or too late")
+    if length > MAX_INDEX_BYTES:
+        raise ValueError(f"its index has {length} bytes")
     file.seek(start)
     index = json.loads(file.read(length))
     if not isinstance(index, dict):
@@ -182,6 +187,8 @@ def _entry(value: Any) -> Entry:
     for number in (kind, offset, count, rows, columns):
         if type(number) is not int:  # neither a bool nor a float
             raise ValueError(f"{number!r} is no integer")
+        if not 0 <= number < 2**63:
+            raise ValueError(f"{number} is out of range")
     return Entry(kind, (count, rows, columns), offset)
 
 

@@ -96,7 +96,7 @@ def _values(engine: Engine) -> dict[str, float]:
     n_steps = sum(measures.step_sequences.counts)
     return {
         "prompt_tokens": counts.prompt_tokens,
-        "prompt_tokens_cached": measures.cached_tokens,
+        "prompt_tokens_cached": counts.cached_tokens,
         "prompt_seconds": measures.prompt_seconds,
         "tokens_predicted": counts.generated_tokens,
         "tokens_predicted_seconds": measures.generation_seconds,

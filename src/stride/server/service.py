@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stride.api import LLM
 from stride.server import errors
+from stride.server.guard import KEY
 from stride.server.models import Models
 
 HELD = "stride.held"
@@ -68,7 +69,8 @@ class Service:
     async def llm(self, http: Request, name: str | None = None) -> LLM:
         """The model that a request asks for by ``name``, loaded first where it must be.
 
-        The request holds it until its response has been sent, to the end of its stream.
+        The request holds it until its response has been sent, to the end of its stream. Prompts that it shares with
+        others are shared with those of the same API key only.
 
         Raises:
             LoadingError, RequestError, NoModelError, StrideError: as `Models.acquire` does.
@@ -76,7 +78,7 @@ class Service:
         slot = await self.models.acquire(name)
         http.scope[HELD].callback(self.models.release, slot)
         assert slot.llm is not None
-        return slot.llm
+        return slot.llm.scoped(http.scope[KEY])
 
     def check_ready(self) -> None:
         """Requests are welcome.
@@ -93,7 +95,7 @@ class Service:
 
     def name(self, llm: LLM) -> str:
         """What clients call the model."""
-        names = [name for name, loaded in self.models.loaded().items() if loaded is llm and name]
+        names = [name for name, loaded in self.models.loaded().items() if loaded.engine is llm.engine and name]
         return names[0] if names else self.settings.alias or llm.name
 
 
