@@ -43,6 +43,12 @@ class Sleeper:
     def new_cache(self, n_pages: Sequence[int], kind: KVType) -> None:
         return None
 
+    def page_bytes(self, kind: KVType) -> tuple[int, ...]:
+        return (1,) * len(self.windows)
+
+    def copy_page(self, cache: None, group: int, source: int, target: int) -> None:
+        """Nothing is in a page."""
+
     def forward(self, batch: Batch, cache: None) -> FloatArray:
         time.sleep(STEP_SECONDS)
         return self._logits[: len(batch.outputs)]
