@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+import timeit
 from typing import Any
 
 import numpy as np
 
 from stride.engine.sampler import Sampler
+from stride.engine.sampler_logprobs import logprobs_of
 from stride.types import SamplingParams, TokenSet
 
 N_VOCAB = 128_896
@@ -27,6 +29,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "top_p=0.95": {**OFF, "top_p": 0.95},
     "top_p=0.95 min_p=0.05": {**OFF, "top_p": 0.95, "min_p": 0.05},
     "typical_p=0.9": {**OFF, "typical_p": 0.9},
+    "default+dry, all tokens": {"dry_multiplier": 0.8, "dry_penalty_last_n": -1},
+    "default+xtc": {"xtc_probability": 1.0, "xtc_threshold": 0.01},
+    "default+dynatemp": {"dynatemp_range": 0.5},
+    "top_n_sigma=1": {**OFF, "top_n_sigma": 1.0},
+    "mirostat": {"mirostat": 1},
+    "mirostat 2": {"mirostat": 2},
     "all, top_k=0": {"top_k": 0, "typical_p": 0.9, "repeat_penalty": 1.1},
 }
 
@@ -40,6 +48,11 @@ def median_us(sampler: Sampler, logits: np.ndarray, allowed: TokenSet | None) ->
         sampler.accept(sampler.sample(row, allowed))
         times.append(time.perf_counter() - start)
     return 1e6 * float(np.median(times))
+
+
+def logprobs_us(logits: np.ndarray, n_top: int) -> float:
+    """Median time of the log probabilities of a token and the likeliest."""
+    return 1e6 * float(np.median(timeit.repeat(lambda: logprobs_of(logits, 5, n_top), number=1, repeat=REPEATS)))
 
 
 def main() -> None:
@@ -60,6 +73,10 @@ def main() -> None:
         for shape, logits in shapes.items():
             sampler = Sampler(SamplingParams(seed=0, **options), prompt, N_VOCAB)
             result[name][shape] = round(median_us(sampler, logits, masks.get(name)), 1)
+        print(f"{name:24s}" + "".join(f"{value:10.1f}" for value in result[name].values()))
+    for n_top in (0, 20):
+        name = f"logprobs, {n_top} top"
+        result[name] = {shape: round(logprobs_us(logits[0], n_top), 1) for shape, logits in shapes.items()}
         print(f"{name:24s}" + "".join(f"{value:10.1f}" for value in result[name].values()))
     print(json.dumps({"benchmark": "sampler", "n_vocab": N_VOCAB, "numpy": np.__version__, "median_us": result}))
 

@@ -15,7 +15,7 @@ import pytest
 from stride import LLM, SamplingParams, api, demo, memory
 from stride.api import sampling_params
 from stride.chat.stream import StreamParser, collect
-from stride.engine import Finished
+from stride.engine import Finished, Token
 from stride.errors import (
     ContextOverflowError,
     GenerationError,
@@ -165,7 +165,7 @@ class ScriptedEngine:
 
     def submit(self, request):
         for token_id in self.token_ids:
-            if request.stop(token_id):
+            if request.stop(Token(token_id)):
                 break
         request.deliver(Finished("stop", Usage(), Timings()))
 

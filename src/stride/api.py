@@ -419,7 +419,7 @@ def _effort_variables(constraints: Constraints) -> dict[str, Any]:
 def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     """`SamplingParams` from keywords; None means the default, one stop string may stand alone.
 
-    As in llama.cpp, -1 means no limit (``max_tokens``), a random one (``seed``) and all tokens (``top_k``).
+    As in llama.cpp, -1 means no limit (``max_tokens``), a random one (``seed``) and off (``top_k``, ``top_n_sigma``).
 
     Raises:
         RequestError: a field that does not exist, or a value out of range.
@@ -433,12 +433,14 @@ def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     for name in ("max_tokens", "seed"):
         if given.get(name) == -1:
             del given[name]
-    if given.get("top_k") == -1:
-        given["top_k"] = 0
-    stop = given.pop("stop", ())
-    if isinstance(stop, str):
-        stop = (stop,)
-    return SamplingParams(stop=tuple(stop) if isinstance(stop, Sequence) else stop, **given)
+    for name in ("top_k", "top_n_sigma"):
+        if given.get(name) == -1:
+            given[name] = 0
+    for name in ("stop", "dry_sequence_breakers"):
+        texts = given.get(name)
+        if isinstance(texts, Sequence):
+            given[name] = (texts,) if isinstance(texts, str) else tuple(texts)
+    return SamplingParams(**given)
 
 
 def model_path(model: str | Path | None) -> Path:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from stride.chat.stop import StopStrings
 from stride.chat.stream import StreamParser, collect
 from stride.chat.tokenizer import Tokenizer
-from stride.engine import Engine, Failed, Finished, Output, Request
+from stride.engine import Engine, Failed, Finished, Output, Request, Token
+from stride.errors import StrideError
 from stride.types import (
+    ChosenToken,
     Completion,
     ContentDelta,
     Delta,
@@ -20,6 +23,8 @@ from stride.types import (
     LogitsMask,
     SamplingParams,
     Timings,
+    TokenLogprob,
+    TokensDelta,
     ToolCallStart,
 )
 
@@ -49,21 +54,26 @@ class Stream:
             RequestError: the engine refuses it.
         """
         self._engine = engine
+        self._tokenizer = tokenizer
         self._parser = parser
         self._detokenizer = tokenizer.detokenizer(keep=parser.shown_tokens if parser else ())
         self._stops = StopStrings(params.stop)
-        self._outputs: queue.SimpleQueue[str | Output] = queue.SimpleQueue()
+        self._untold = None if params.logprobs is None else _UntoldTokens()
+        self._outputs: queue.SimpleQueue[_Output] = queue.SimpleQueue()
         self._notify: Callable[[], object] | None = None
+        self._notified = False
+        self._error: StrideError | None = None
         self._reasoning_tokens = 0
         self._called_tools = False
         self.prompt_tokens = len(prompt_ids)
         self._request = Request(
             prompt_ids=prompt_ids,
             params=params,
-            deliver=self._put,
+            deliver=self._end,
             stop=self._take,
             mask=mask,
             eos_ids=tokenizer.eos_ids,
+            dry_breakers=tokenizer.sequence_breakers(params.dry_sequence_breakers) if params.dry_multiplier else {},
             cache_scope=cache_scope,
         )
         engine.submit(self._request)
@@ -83,26 +93,51 @@ class Stream:
         Raises:
             StrideError: generation failed.
         """
-        deltas: list[Delta] = []
-        for event in self:
-            if isinstance(event, Finish):
-                return Completion(collect(deltas), event.reason, event.usage, event.timings)
-            deltas.append(event)
-        raise AssertionError("a stream ends with Finish or an error")
+        return completion(self)
 
     # On the engine's thread:
 
-    def _take(self, token_id: int) -> bool:
-        text, ends = self._stops.push(self._detokenizer.push(token_id))
-        self._put(text)
+    def _take(self, token: Token) -> bool:
+        decoded = self._detokenizer.push(token.token_id)
+        text, ends = self._stops.push(decoded)
+        told = () if self._untold is None else self._untold.push(token, len(decoded), len(text))
+        self._put((text, told))
         return ends
 
-    def _put(self, output: str | Output) -> None:
+    def _end(self, output: Output) -> None:
+        if not isinstance(output, Token):  # tokens came through `_take`
+            self._put(output)
+
+    def _put(self, output: _Output) -> None:
         self._outputs.put(output)
-        if self._notify is not None:
+        if self._notify is not None and not self._notified:
+            self._notified = True
             self._notify()
 
     # On the reader's thread:
+
+    def subscribe(self, notify: Callable[[], object]) -> None:
+        """Have this called, on the engine's thread, when there may be something for `arrived` to give."""
+        self._notify = notify
+
+    def arrived(self) -> list[Event]:
+        """The events that have come since the last call; never waits.
+
+        Raises:
+            StrideError: generation failed, and all events before that have been given.
+        """
+        self._notified = False  # before looking: what comes from now on notifies again
+        if self._error is not None:
+            raise self._error
+        events: list[Event] = []
+        try:
+            while not self._outputs.empty():
+                events += self._events(self._outputs.get())
+        except StrideError as error:
+            if not events:
+                raise
+            self._error = error
+        return events
 
     def __iter__(self) -> Iterator[Event]:
         while True:
@@ -113,33 +148,34 @@ class Stream:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-        self._notify = lambda: loop.call_soon_threadsafe(arrived.set)
-        try:
-            while True:
-                while self._outputs.empty():
-                    await arrived.wait()
-                    arrived.clear()
-                for event in self._events(self._outputs.get()):
-                    yield event
-                    if isinstance(event, Finish):
-                        return
-        finally:
-            self._notify = None
+        self.subscribe(lambda: loop.call_soon_threadsafe(arrived.set))
+        while True:
+            arrived.clear()
+            for event in self.arrived():
+                yield event
+                if isinstance(event, Finish):
+                    return
+            await arrived.wait()
 
-    def _events(self, output: str | Output) -> Iterator[Event]:
+    def _events(self, output: _Output) -> Iterator[Event]:
         match output:
-            case str():
+            case (text, tokens):
                 self._reasoning_tokens += self._parser is not None and self._parser.in_reasoning
-                yield from self._deltas(output)
+                if tokens:
+                    yield TokensDelta(tuple(map(self._chosen, tokens)))
+                yield from self._deltas(text)
             case Failed(error):
                 raise error
             case Finished(reason, usage, timings):
-                last = self._stops.push(self._detokenizer.flush())[0] + self._stops.flush()
-                yield from self._deltas(last)
+                stop = self._stops.found
+                rest = () if stop is not None or self._untold is None else self._untold.rest()
+                if rest:
+                    yield TokensDelta(tuple(map(self._chosen, rest)))
+                yield from self._deltas(self._stops.push(self._detokenizer.flush())[0] + self._stops.flush())
                 if self._parser is not None:
                     yield from self._noting_tools(self._parser.finish())
                 usage = replace(usage, reasoning_tokens=self._reasoning_tokens)
-                yield Finish("tool_calls" if self._called_tools and reason == "stop" else reason, usage, timings)
+                yield Finish("tool_calls" if self._called_tools and reason == "stop" else reason, usage, timings, stop)
 
     def _deltas(self, text: str) -> Iterator[Delta]:
         if self._parser is not None:
@@ -150,3 +186,57 @@ class Stream:
     def _noting_tools(self, deltas: Sequence[Delta]) -> Sequence[Delta]:
         self._called_tools = self._called_tools or any(isinstance(delta, ToolCallStart) for delta in deltas)
         return deltas
+
+    def _chosen(self, token: Token) -> ChosenToken:
+        assert token.logprobs is not None
+        top = tuple(self._logprob(*pair) for pair in token.logprobs.top)
+        return ChosenToken(self._logprob(token.token_id, token.logprobs.logprob), top)
+
+    def _logprob(self, token_id: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(token_id, self._tokenizer.token_bytes(token_id), logprob)
+
+
+_Output = tuple[str, Sequence[Token]] | Finished | Failed
+"""Visible text with the tokens behind it, or an end."""
+
+
+class _UntoldTokens:
+    """Tokens of which no text has been shown yet: part of a character, or of what may become a stop string."""
+
+    def __init__(self) -> None:
+        self._tokens: deque[tuple[int, Token]] = deque()  # with the place of their text
+        self._n_decoded = 0
+        self._n_shown = 0
+
+    def push(self, token: Token, n_decoded: int, n_shown: int) -> list[Token]:
+        """Add a token and the lengths of what it decoded to and made visible; gives those whose text begins there."""
+        self._tokens.append((self._n_decoded, token))
+        self._n_decoded += n_decoded
+        self._n_shown += n_shown
+        told = []
+        while self._tokens and self._tokens[0][0] < self._n_shown:
+            told.append(self._tokens.popleft()[1])
+        return told
+
+    def rest(self) -> list[Token]:
+        """All that are left, at an end that is no stop string."""
+        return [token for _, token in self._tokens]
+
+
+def completion(events: Iterable[Event]) -> Completion:
+    """The whole answer that a stream's events add up to.
+
+    Raises:
+        StrideError: the stream failed.
+    """
+    deltas: list[Delta] = []
+    tokens: list[ChosenToken] = []
+    for event in events:
+        match event:
+            case Finish(reason, usage, timings, stop):
+                return Completion(collect(deltas), reason, usage, timings, stop, tuple(tokens))
+            case TokensDelta():
+                tokens += event.tokens
+            case _:
+                deltas.append(event)
+    raise AssertionError("a stream ends with Finish or an error")

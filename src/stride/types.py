@@ -65,6 +65,22 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
+_OPTIONAL = ("seed", "max_tokens", "logprobs")
+_INTEGERS = ("top_k", "repeat_last_n", "dry_allowed_length", "dry_penalty_last_n", "mirostat", *_OPTIONAL)
+_FINITE = (
+    *("temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty"),
+    *("dry_multiplier", "dry_base", "xtc_probability", "xtc_threshold", "top_n_sigma", "dynatemp_range"),
+    *("dynatemp_exponent", "mirostat_tau", "mirostat_eta"),
+)
+_LEAST = {
+    **dict.fromkeys(("temperature", "top_p", "min_p", "typical_p", "top_k", "max_tokens", "logprobs"), 0),
+    **dict.fromkeys(("repeat_last_n", "dry_penalty_last_n"), -1),
+    **dict.fromkeys(("dry_multiplier", "dry_allowed_length", "xtc_probability", "xtc_threshold", "top_n_sigma"), 0),
+    **dict.fromkeys(("dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta"), 0),
+    "dry_base": 1,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen. Defaults are llama-server's.
@@ -72,7 +88,15 @@ class SamplingParams:
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``typical_p`` 1 switch a filter off.
     ``repeat_penalty`` divides (or multiplies, below zero) the logits of the last ``repeat_last_n`` tokens
     (-1: all); presence and frequency penalties are subtracted as in OpenAI's API. ``logit_bias`` is added first.
+    ``dry_multiplier`` above 0 punishes a token that would make a repetition longer than ``dry_allowed_length`` by
+    ``dry_multiplier * dry_base ** excess``; it looks at the last ``dry_penalty_last_n`` tokens (-1: all), and no
+    repetition reaches across one of ``dry_sequence_breakers``. With ``xtc_probability``, all but the last of the
+    tokens at least as likely as ``xtc_threshold`` are left out. ``top_n_sigma`` (0: off) keeps the logits within so
+    many standard deviations of the largest. ``dynatemp_range`` lets the temperature move so far up and down with the
+    entropy. ``mirostat`` 1 or 2 chooses by a target surprise (``mirostat_tau``, ``mirostat_eta``) in place of penalties
+    and filters.
     ``max_tokens`` None: until the context is full. ``stop``: strings that end the output and are not part of it.
+    ``logprobs``: None, or how many of the likeliest tokens are told with each token and its log probability.
     ``cache_prompt``: what earlier requests computed may be used, and what this one computes may be used by later ones.
 
     Raises:
@@ -88,30 +112,41 @@ class SamplingParams:
     repeat_last_n: int = 64
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    top_n_sigma: float = 0.0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
     cache_prompt: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "repeat_last_n", "seed", "max_tokens"):
+        for name in _INTEGERS:
             value = getattr(self, name)
-            optional = value is None and name in ("seed", "max_tokens")
-            _check(optional or isinstance(value, Integral), name, value, "an integer")
-        for name in ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"):
-            value = getattr(self, name)
-            _check(_is_finite(value) and value >= 0, name, value, "a finite number of at least 0")
-        for name in ("top_p", "min_p", "typical_p"):
-            _check(getattr(self, name) <= 1, name, getattr(self, name), "at most 1")
-        for name in ("presence_penalty", "frequency_penalty"):
+            _check((value is None and name in _OPTIONAL) or isinstance(value, Integral), name, value, "an integer")
+        for name in _FINITE:
             _check(_is_finite(getattr(self, name)), name, getattr(self, name), "a finite number")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            _check(value is None or value >= least, name, value, f"at least {least}")
+        for name in ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold"):
+            _check(getattr(self, name) <= 1, name, getattr(self, name), "at most 1")
         _check(isinstance(self.cache_prompt, bool), "cache_prompt", self.cache_prompt, "true or false")
         _check(self.repeat_penalty > 0, "repeat_penalty", self.repeat_penalty, "above 0")
-        _check(self.top_k >= 0, "top_k", self.top_k, "at least 0")
-        _check(self.repeat_last_n >= -1, "repeat_last_n", self.repeat_last_n, "at least -1")
-        _check(self.max_tokens is None or self.max_tokens >= 0, "max_tokens", self.max_tokens, "at least 0")
+        _check(self.mirostat <= 2, "mirostat", self.mirostat, "0, 1 or 2")
         _check(
             isinstance(self.logit_bias, Mapping)
             and all(isinstance(token_id, Integral) for token_id in self.logit_bias)
@@ -120,12 +155,10 @@ class SamplingParams:
             self.logit_bias,
             "token ids with finite numbers or -inf",
         )
-        _check(
-            isinstance(self.stop, tuple) and all(isinstance(text, str) and text for text in self.stop),
-            "stop",
-            self.stop,
-            "made of strings that are not empty",
-        )
+        for name in ("stop", "dry_sequence_breakers"):
+            texts = getattr(self, name)
+            good = isinstance(texts, tuple) and all(isinstance(text, str) and text for text in texts)
+            _check(good, name, texts, "made of strings that are not empty")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,26 +272,54 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability, as the model gave it before any filter."""
+
+    token_id: int
+    text: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenToken:
+    """A token of the output, and the likeliest tokens at its place, the likeliest first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokensDelta:
+    """The tokens behind the text that comes next. Only where ``logprobs`` asks for them."""
+
+    tokens: tuple[ChosenToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
-    """The last event of every stream that did not fail."""
+    """The last event of every stream that did not fail. ``stop`` is the stop string that ended it, if one did."""
 
     reason: FinishReason
     usage: Usage
     timings: Timings
+    stop: str | None = None
 
 
 Delta: TypeAlias = ReasoningDelta | ContentDelta | ToolCallStart | ToolCallDelta
-Event: TypeAlias = Delta | Finish
+StreamedEvent: TypeAlias = Delta | TokensDelta
+Event: TypeAlias = StreamedEvent | Finish
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer: the sum of a stream's events."""
+    """A whole answer: the sum of a stream's events. ``tokens`` are there where ``logprobs`` asks for them."""
 
     message: Message
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    stop: str | None = None
+    tokens: tuple[ChosenToken, ...] = ()
 
     @property
     def text(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stride.engine import Engine, EngineConfig, Failed
+from stride.engine import Engine, EngineConfig, Failed, Token
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError, RequestError
 from stride.types import SamplingParams, TokenSet
 
@@ -131,8 +131,8 @@ def test_ignore_eos_rules_the_end_of_sequence_out(start: Start, new_client: NewC
 def test_a_stop_callback_ends_the_output_with_its_token(start: Start, new_client: NewClient, model: Model) -> None:
     asked: list[int] = []
 
-    def stop(token_id: int) -> bool:
-        asked.append(token_id)
+    def stop(token: Token) -> bool:
+        asked.append(token.token_id)
         return len(asked) == 4
 
     client = new_client([5, 6], stop=stop)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stride.engine import sampler as sampling
+from stride.engine import sampler_filters as sampling
 from stride.engine.sampler import Sampler
 from stride.errors import GenerationError
 from stride.types import SamplingParams, TokenSet
@@ -25,9 +25,10 @@ def logs(*probabilities: float) -> np.ndarray:
 
 
 def candidates(logits: np.ndarray, **options: Any) -> list[int]:
-    """Sorted ids that pass the filters."""
+    """Sorted ids that pass the filters; ``xtc_threshold`` switches XTC on."""
     ids = np.arange(len(logits))
-    for kept in sampling.filters(logits, SamplingParams(**{**NO_FILTER, **options})):
+    with_xtc = "xtc_threshold" in options
+    for kept in sampling.filters(logits, SamplingParams(**{**NO_FILTER, **options}), with_xtc):
         ids = ids[kept]
     return sorted(ids.tolist())
 
@@ -69,6 +70,19 @@ TIES = logs(0.25, 0.25, 0.25, 0.25)
         # the likeliest is the least typical: entropy 1.332, distances .28 .42 .28 .28
         (logs(0.2, 0.4, 0.2, 0.2), {"typical_p": 0.1}, [0]),
         (logs(0.2, 0.4, 0.2, 0.2), {"typical_p": 0.5}, [0, 2, 3]),
+        (P, {"top_n_sigma": 0.5}, [1, 3]),
+        (P, {"top_n_sigma": 1.0}, [1, 3]),
+        (P, {"top_n_sigma": 2.0}, [0, 1, 3, 4]),
+        (TIES, {"top_n_sigma": 0.1}, [0, 1, 2, 3]),
+        (logs(0.0, 0.6, 0.4), {"top_n_sigma": 1.0}, [1]),
+        # all but the last of those at least as likely
+        (P, {"xtc_threshold": 0.04}, [2]),
+        (P, {"xtc_threshold": 0.12}, [0, 2, 4]),
+        (P, {"xtc_threshold": 0.2}, [0, 2, 3, 4]),
+        (P, {"xtc_threshold": 0.35}, [0, 1, 2, 3, 4]),
+        (P, {"xtc_threshold": 0.5}, [0, 1, 2, 3, 4]),
+        (TIES, {"xtc_threshold": 0.2}, [3]),
+        (P, {"top_k": 3, "xtc_threshold": 0.17}, [4]),
         # each filter sees the probabilities of what is left: .571 .429 after top-k
         (P, {"top_k": 2, "top_p": 0.5}, [1]),
         (P, {"top_k": 2, "top_p": 0.6}, [1, 3]),
@@ -122,6 +136,40 @@ def test_top_k_equals_a_sort(seed: int, k: int, n: int, ties: bool) -> None:
     if ties:
         logits = np.round(logits * 2)
     assert sampling.top_k(logits, k).tolist() == np.argsort(-logits, kind="stable")[:k].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"temperature": 0.7}, 0.7),
+        ({"temperature": 1.0, "dynatemp_range": 0.5}, 1.365099),
+        ({"temperature": 0.8, "dynatemp_range": 2.0, "dynatemp_exponent": 0.7}, 2.529905),
+        ({"temperature": 0.0, "dynatemp_range": 1.0, "dynatemp_exponent": 2.0}, 0.748394),
+    ],
+)
+def test_the_temperature_follows_the_entropy(options: dict[str, Any], expected: float) -> None:
+    """By what llama.cpp divided the logits."""
+    params = SamplingParams(**options)
+    assert sampling.dynamic_temperature(P, params) == pytest.approx(expected, abs=1e-4)
+    assert sampling.dynamic_temperature(P[:1], params) == params.temperature
+
+
+def test_the_temperature_ends_where_entropy_does() -> None:
+    params = SamplingParams(temperature=1.0, dynatemp_range=0.5)
+    assert sampling.dynamic_temperature(TIES, params) == pytest.approx(1.5)
+    assert sampling.dynamic_temperature(logs(1.0, 0.0, 0.0), params) == pytest.approx(0.5)
+
+
+def test_xtc_happens_with_its_probability() -> None:
+    logits = logs(0.5, 0.3, 0.2)
+    counts = [0, 0, 0]
+    chooser = sampler(3, seed=3, xtc_probability=0.5, xtc_threshold=0.1)
+    for _ in range(2000):
+        counts[chooser.sample(logits)] += 1
+    assert counts[0] == pytest.approx(500, abs=80)  # half of the time it is out
+    assert counts[2] == pytest.approx(1200, abs=100)
+    never = sampler(3, seed=3, xtc_probability=1.0, xtc_threshold=0.51)
+    assert 0 in {never.sample(logits) for _ in range(50)}
 
 
 def test_greedy_takes_the_largest_and_the_lowest_of_equals() -> None:

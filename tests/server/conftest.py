@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from stride import LLM
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import GenerationError
 from stride.server import Models, Settings, create_app
@@ -30,22 +31,38 @@ class Script:
 
     steps: Sequence[Event | float | Exception]
     timings: Timings = FINISH.timings
+    prompt_tokens: int = 7
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    given: list[Event] = field(default_factory=list)
+    error: Exception | None = None
 
     def cancel(self) -> None:
         self.cancelled.set()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def subscribe(self, notify: Callable[[], object]) -> None:
+        self.playing = asyncio.get_running_loop().create_task(self._play(notify))
+
+    def arrived(self) -> list[Event]:
+        events, self.given = self.given, []
+        if self.error is not None and not events:
+            raise self.error
+        return events
+
+    async def _play(self, notify: Callable[[], object]) -> None:
         for step in self.steps:
             if isinstance(step, Exception):
-                raise step
-            if isinstance(step, float):
+                self.error = step
+            elif not isinstance(step, float):
+                self.given.append(step)
+            else:
                 try:
                     await asyncio.wait_for(self.cancelled.wait(), step)
                 except TimeoutError:
                     continue
-                raise GenerationError("cancelled")
-            yield step
+                self.error = GenerationError("cancelled")
+                break
+            notify()
+        notify()
 
 
 @dataclass
@@ -60,6 +77,7 @@ class ScriptedModel:
     scopes: list[str] = field(default_factory=list)
     engine: object = field(default_factory=object)
     template: Any = field(default_factory=lambda: SimpleNamespace(source="{{ messages }}"))
+    tokenizer: Any = field(default_factory=lambda: SimpleNamespace(bos_token="", eos_token="</s>"))
 
     @property
     def info(self) -> dict[str, Any]:
@@ -124,6 +142,19 @@ def scripted():
         return Client(create_app(Models.of(model), Settings(**settings))), model  # type: ignore[arg-type]
 
     return start
+
+
+@pytest.fixture(scope="session")
+def demo_llm() -> Iterator[LLM]:
+    """The demo model, in this process."""
+    with LLM(n_ctx=512, n_parallel=2) as llm:
+        yield llm
+
+
+@pytest.fixture
+def demo(demo_llm: LLM) -> Client:
+    """A client of an application with the demo model."""
+    return Client(create_app(Models.of(demo_llm), Settings()))
 
 
 class Served:

@@ -164,18 +164,26 @@ def test_plain_completion(scripted):
 
 
 @pytest.mark.parametrize(
-    ("given", "prompt"), [("abc", "abc"), (["abc"], "abc"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2]), ([5], [5])]
+    ("given", "prompts"),
+    [
+        ("abc", ["abc"]),
+        (["abc"], ["abc"]),
+        ([1, 2], [[1, 2]]),
+        ([[1, 2]], [[1, 2]]),
+        ([5], [[5]]),
+        (["a", "b"], ["a", "b"]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+        (["a", [1, 2]], ["a", [1, 2]]),
+    ],
 )
-def test_one_prompt_may_stand_in_a_list(scripted, given, prompt):
+def test_prompts_may_be_texts_or_tokens_one_or_many(scripted, given, prompts):
     client, model = scripted()
     assert client.ask("/v1/completions", prompt=given).status_code == 200
-    assert model.asked[-1][0] == prompt
+    assert [asked[0] for asked in model.asked] == prompts
 
 
-@pytest.mark.parametrize(
-    "prompt", [["a", "b"], ["a", 1], [1, "a"], [[1], [2]], [["a"]], [[[1]]], [1.5], [True], 5, None, {"a": 1}]
-)
-def test_several_prompts_are_refused_by_name(scripted, prompt):
+@pytest.mark.parametrize("prompt", [["a", 1], [1, "a"], [["a"]], [[[1]]], [1.5], [True], 5, None, {"a": 1}, ["a"] * 65])
+def test_what_is_no_prompt_is_refused_by_name(scripted, prompt):
     client, model = scripted()
     problem = error(client.ask("/v1/completions", prompt=prompt), 400, "invalid_request_error")
     assert problem["param"] == "prompt"
@@ -198,10 +206,24 @@ def test_sampling_parameters_reach_the_model(scripted):
         "seed": 42,
         "max_tokens": 5,
         "ignore_eos": True,
+        "dry_multiplier": 0.8,
+        "dry_base": 1.5,
+        "dry_allowed_length": 3,
+        "dry_penalty_last_n": -1,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "top_n_sigma": 1.5,
+        "dynatemp_range": 0.3,
+        "dynatemp_exponent": 2.0,
+        "mirostat": 2,
+        "mirostat_tau": 4.0,
+        "mirostat_eta": 0.2,
     }
-    assert client.ask(**given, stop="END", logit_bias={"5": -100}).status_code == 200
+    texts = {"stop": "END", "dry_sequence_breakers": ["\n", "."]}
+    assert client.ask(**given, **texts, logit_bias={"5": -100}).status_code == 200
     assert {name: getattr(model.params, name) for name in given} == given
     assert model.params.stop == ("END",)
+    assert model.params.dry_sequence_breakers == ("\n", ".")
     assert model.params.logit_bias == {5: -100}
 
 
@@ -211,7 +233,12 @@ def test_sampling_parameters_reach_the_model(scripted):
         ({"max_tokens": 5, "max_completion_tokens": 6}, {"max_tokens": 6}),
         ({"n_predict": 7}, {"max_tokens": 7}),
         ({"max_tokens": -1}, {"max_tokens": None}),
-        ({"seed": -1, "top_k": -1}, {"seed": None, "top_k": 0}),
+        ({"seed": -1, "top_k": -1, "top_n_sigma": -1}, {"seed": None, "top_k": 0, "top_n_sigma": 0}),
+        ({}, {"logprobs": None}),
+        ({"logprobs": False, "top_logprobs": 0, "n_probs": 0}, {"logprobs": None}),
+        ({"logprobs": True}, {"logprobs": 0}),
+        ({"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}),
+        ({"n_probs": 4}, {"logprobs": 4}),
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
         ({"stop": None, "temperature": None}, {"stop": (), "temperature": 0.8}),
         ({"logit_bias": [[5, -1], [6, False]]}, {"logit_bias": {5: -1, 6: float("-inf")}}),
@@ -325,7 +352,8 @@ def test_unknown_fields_are_ignored(scripted):
         ("max_tokens", 2**63),
         ("seed", 2**63),
         ("seed", -2),
-        ("n", 2),
+        ("n", 0),
+        ("n", 65),
         ("n", 10**6),
         ("stop", 5),
         ("stop", [""]),
@@ -353,6 +381,21 @@ def test_unknown_fields_are_ignored(scripted):
         ("chat_template_kwargs", {"self": 1}),
         ("parallel_tool_calls", "no"),
         ("logprobs", "all"),
+        ("logprobs", 3),
+        ("top_logprobs", 3),
+        ("top_logprobs", 21),
+        ("n_probs", -1),
+        ("n_probs", 10**6),
+        ("dry_multiplier", -1),
+        ("dry_sequence_breakers", []),
+        ("dry_sequence_breakers", "x"),
+        ("dry_base", 0.5),
+        ("xtc_probability", 2),
+        ("xtc_threshold", "high"),
+        ("mirostat", 3),
+        ("mirostat_tau", -1),
+        ("dynatemp_range", -1),
+        ("top_n_sigma", -2),
     ],
 )
 def test_bad_values_are_named(scripted, field, value):
@@ -366,9 +409,11 @@ def test_bad_values_are_named(scripted, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("mirostat", 2),
+        ("post_sampling_probs", True),
+        ("adaptive_target", 0.5),
+        ("n_indent", 4),
+        ("t_max_predict_ms", 100),
+        ("lora", [{"id": 0, "scale": 1.0}]),
     ],
 )
 def test_what_cannot_be_enforced_is_refused(scripted, field, value):
@@ -481,10 +526,3 @@ def test_everything_waits_for_the_model(scripted):
     loading = type(client)(create_app(Models({"": lambda stopping: None}), Settings()))
     for response in (loading.get("/health"), loading.get("/v1/models"), loading.ask()):
         assert error(response, 503, "unavailable_error")["message"] == "Loading model"
-
-
-def test_openapi_page_describes_the_body(scripted):
-    client, _ = scripted()
-    paths = client.get("/openapi.json").json()["paths"]
-    schema = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert {"messages", "tools", "temperature"} <= set(schema["properties"])

@@ -123,6 +123,83 @@ def test_openai_client_lists_models_and_completes_text(client):
     assert client.completions.create(model=model.id, prompt="Once", max_tokens=4).usage.completion_tokens == 4
 
 
+def test_openai_client_gets_logprobs(client):
+    ask = {"model": "any", "messages": HELLO, "temperature": 0, "max_tokens": 8, "logprobs": True, "top_logprobs": 3}
+    (choice,) = client.chat.completions.create(**ask).choices
+    assert len(choice.logprobs.content) in (7, 8)  # the end of the turn is no token of the answer
+    for entry in choice.logprobs.content:
+        assert entry.logprob == entry.top_logprobs[0].logprob <= 0
+        assert len(entry.top_logprobs) == 3
+        assert bytes(entry.bytes).decode(errors="replace") == entry.token
+    chunks = list(client.chat.completions.create(**ask, stream=True))
+    streamed = [e for c in chunks for choice in c.choices if choice.logprobs for e in choice.logprobs.content]
+    assert [entry.token for entry in streamed] == [entry.token for entry in choice.logprobs.content]
+
+
+def test_openai_client_gets_several_choices(client):
+    ask = {"model": "any", "messages": HELLO, "max_tokens": 6, "n": 3, "seed": 7}
+    answer = client.chat.completions.create(**ask)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    texts = [choice.message.reasoning_content or choice.message.content for choice in answer.choices]
+    assert len(set(texts)) > 1, "each has random numbers of its own"
+    assert answer.usage.completion_tokens <= 18
+    streamed = ["", "", ""]
+    for chunk in client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}):
+        for choice in chunk.choices:
+            streamed[choice.index] += getattr(choice.delta, "reasoning_content", None) or choice.delta.content or ""
+    assert streamed == texts
+    assert chunk.usage == answer.usage
+
+
+def test_openai_client_completes_several_prompts(client):
+    answer = client.completions.create(
+        model="any", prompt=["Once", "Twice"], max_tokens=4, temperature=0, echo=True, n=2, seed=1
+    )
+    assert [choice.text[:4] for choice in answer.choices] == ["Once", "Once", "Twic", "Twic"]
+    (choice,) = client.completions.create(model="any", prompt="Once", max_tokens=4, temperature=0, logprobs=2).choices
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert choice.logprobs.text_offset[0] == 0
+    assert all(len(top) <= 2 for top in choice.logprobs.top_logprobs)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"dry_multiplier": 0.8, "dry_sequence_breakers": ["\n", "."]},
+        {"xtc_probability": 0.5, "xtc_threshold": 0.1},
+        {"mirostat": 1},
+        {"mirostat": 2, "mirostat_tau": 3.0},
+        {"dynatemp_range": 0.5, "dynatemp_exponent": 1.5},
+        {"top_n_sigma": 1.0, "typical_p": 0.9},
+    ],
+)
+def test_openai_client_sends_llama_servers_sampling(client, extra):
+    ask = {"model": "any", "prompt": "Once", "max_tokens": 12, "seed": 3, "extra_body": {**extra, "ignore_eos": True}}
+    answer = client.completions.create(**ask)
+    assert answer.usage.completion_tokens == 12
+    assert client.completions.create(**ask).choices[0].text == answer.choices[0].text
+
+
+def test_openai_client_stops_where_it_says(client):
+    ask = {"model": "any", "prompt": "Once", "temperature": 0, "max_tokens": 30, "extra_body": {"ignore_eos": True}}
+    free = client.completions.create(**ask).choices[0].text
+    stop = free[8:11]
+    (choice,) = client.completions.create(**ask, stop=[stop]).choices
+    assert (choice.text, choice.finish_reason) == (free[: free.index(stop)], "stop")
+
+
+def test_openai_client_sees_request_ids(client):
+    answer = client.models.with_raw_response.list(extra_headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert client.models.list()._request_id
+
+
+def test_openai_client_hears_that_there_are_no_embeddings(client):
+    with pytest.raises(openai.InternalServerError, match="does not support embeddings") as caught:
+        client.embeddings.create(model="any", input="x")
+    assert caught.value.status_code == 501
+
+
 def test_requests_side_by_side_answer_as_alone(client, expected):
     def ask(i: int) -> str:
         answer = client.chat.completions.create(model="any", messages=HELLO, temperature=0, max_tokens=24)
@@ -210,12 +287,25 @@ def test_sigterm_lets_requests_finish(serve):
 
 
 def test_llama_servers_command_line(serve):
-    server = serve("-ngl", "99", "-c", "1024", "--no-warmup", "-fa", "-b", "512", "--jinja", "--temp", "0.7").start()
+    sampling = ("--temp", "0.7", "--dry-multiplier", "0.8", "--xtc-probability", "0.1", "--mirostat", "2")
+    server = serve("-ngl", "99", "-c", "1024", "--no-warmup", "-fa", "-b", "512", "--jinja", *sampling).start()
     props = httpx.get(f"{server.url}/props").json()
+    params = props["default_generation_settings"]["params"]
+    assert (params["dry_multiplier"], params["xtc_probability"], params["mirostat"]) == (0.8, 0.1, 2)
+    assert httpx.post(f"{server.url}/completion", json={"prompt": "x", "n_predict": 2}).status_code == 200
     assert props["default_generation_settings"]["n_ctx"] == 1024
     assert props["default_generation_settings"]["params"]["temperature"] == 0.7
     for flag in ("-ngl 99", "--no-warmup", "-fa", "-b 512", "--jinja"):
         assert server.log.count(f"stride: {flag}: no effect here: ") == 1
+
+
+def test_log_of_json_lines(serve):
+    server = serve("--log-json", "-c", "512").start()
+    body = {"messages": [{"role": "user", "content": "my secret"}], "max_tokens": 3, "stream": True}
+    httpx.post(f"{server.url}/v1/chat/completions", json=body, headers={"x-request-id": "abc"}, timeout=60)
+    line = json.loads(server.wait_for(r'\{.*"request_id": "abc".*\}')[0])
+    assert (line["path"], line["status"], line["completion_tokens"]) == ("/v1/chat/completions", 200, 3)
+    assert "secret" not in server.log
 
 
 def test_keys_and_another_address(serve, tmp_path):

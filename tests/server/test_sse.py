@@ -1,8 +1,9 @@
-"""Events on the wire."""
+"""Streams on the wire: frames, and a response that ends whatever happens."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 
@@ -19,47 +20,51 @@ def test_a_frame_is_one_line():
     assert json.loads(frame.removeprefix(b"data: ")) == {"text": "a\n\nb  ü"}
 
 
-def test_silences_stand_between_items_and_lose_none():
-    async def items() -> AsyncIterator[int]:
-        yield 1
-        await asyncio.sleep(0.12)
-        yield 2
-        yield 3
-
-    async def run() -> list[int | None]:
-        return [item async for item in sse.with_silences(items(), 0.05)]
-
-    assert asyncio.run(run()) == [1, None, None, 2, 3]
+def test_a_number_that_json_has_not_is_no_frame():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        sse.frame({"logprob": float("-inf")})
 
 
-def test_errors_pass_through():
-    async def items() -> AsyncIterator[int]:
-        yield 1
-        raise ZeroDivisionError
+def sent(data: AsyncIterator[bytes], fail_at: int = -1):
+    """What a response sends, and whether it closed; the connection fails at a message."""
+    messages = []
+    closed = []
 
-    async def run() -> None:
-        async for item in sse.with_silences(items(), 1):
-            assert item == 1
+    async def send(message):
+        if len(messages) == fail_at:
+            raise OSError("gone")
+        messages.append(message)
 
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(run())
+    response = sse.StreamedResponse(data, "text/event-stream", lambda: closed.append(True))
+    with contextlib.suppress(OSError):
+        asyncio.run(response({"type": "http"}, None, send))
+    return messages, closed
 
 
-def test_leaving_early_ends_the_source():
-    ended = []
+async def two() -> AsyncIterator[bytes]:
+    yield b"a"
+    yield b"b"
 
-    async def items() -> AsyncIterator[int]:
-        try:
-            yield 1
-            await asyncio.sleep(60)
-        finally:
-            ended.append(True)
 
-    async def run() -> None:
-        feed = sse.with_silences(items(), 0.01)
-        assert [await anext(feed), await anext(feed)] == [1, None]
-        await feed.aclose()
-        await asyncio.sleep(0.01)
+def test_data_goes_out_as_it_comes():
+    (start, *bodies), closed = sent(two())
+    headers = dict(start["headers"])
+    assert headers[b"content-type"].startswith(b"text/event-stream")
+    assert headers[b"cache-control"] == b"no-cache"
+    assert b"content-length" not in headers
+    assert [(body["body"], body["more_body"]) for body in bodies] == [(b"a", True), (b"b", True), (b"", False)]
+    assert closed == [True]
 
-    asyncio.run(run())
-    assert ended == [True]
+
+@pytest.mark.parametrize("fail_at", [0, 1, 2, 3])
+def test_it_closes_where_the_connection_fails(fail_at):
+    messages, closed = sent(two(), fail_at)
+    assert (len(messages), closed) == (fail_at, [True])
+
+
+def test_it_closes_where_the_data_fail():
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise OSError("broken")
+
+    assert sent(failing())[1] == [True]

@@ -17,11 +17,11 @@ class StopStrings:
         self._fallbacks = [_fallbacks(stop) for stop in self._stops]
         self._matched = [0] * len(self._stops)  # how many characters of each stop string the stream ends with
         self._held = ""
-        self._hit = False
+        self.found: str | None = None  # the stop string that completed
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string has been found; after a hit, nothing is shown."""
-        if self._hit:
+        if self.found is not None:
             return "", True
         pending = self._held + text
         for end, char in enumerate(text, start=len(self._held) + 1):
@@ -32,7 +32,7 @@ class StopStrings:
                 if stop[length] == char:
                     length += 1
                 if length == len(stop):
-                    self._hit, self._held = True, ""
+                    self.found, self._held = stop, ""
                     return pending[: end - length], True
                 self._matched[i] = length
         shown = len(pending) - max(self._matched, default=0)

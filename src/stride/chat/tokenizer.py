@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from stride.chat.breakers import SequenceBreakers
 from stride.chat.byte_level import ByteLevelBpe, token_text_to_bytes
 from stride.chat.pretokenizers import pre_tokenizer
 from stride.chat.sentencepiece import SPACE, SentencePieceBpe
@@ -52,6 +53,7 @@ class Tokenizer:
         user_defined = vocabulary.of_types(TokenType.USER_DEFINED)
         self._always_matched = _any_of(user_defined)
         self._all_matched = _any_of([*self.special_tokens, *user_defined])
+        self.sequence_breakers = SequenceBreakers(self)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:

@@ -22,7 +22,7 @@ _CONSTRAINT = "requests say what their answer must match (grammar, json_schema, 
 _ADAPTER = "adapters are not part of this version"
 _MEDIA = "this version reads text only"
 _ROPE = "the model file says how positions are scaled"
-_SAMPLER = "this sampler is not part of this version"
+_SAMPLER = "the order of samplers is fixed: penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, temperature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +151,6 @@ REFUSED = _rows(
     N rope    --override-kv
     - shift   --context-shift
     N sampler --samplers
-    N sampler --mirostat
-    N sampler --dry-multiplier
-    N sampler --xtc-probability
-    N sampler --top-nsigma --top-n-sigma
-    N sampler --dynatemp-range
     - jinja   --no-jinja
     N path    --path
     N path    --api-prefix

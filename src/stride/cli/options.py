@@ -31,6 +31,23 @@ TypicalP = Annotated[float, typer.Option("--typical", help="Locally typical samp
 RepeatPenalty = Annotated[float, typer.Option("--repeat-penalty", help="Penalise recent tokens; 1 is off.")]
 PresencePenalty = Annotated[float, typer.Option("--presence-penalty", help="Subtracted from tokens already used.")]
 FrequencyPenalty = Annotated[float, typer.Option("--frequency-penalty", help="Subtracted once per use.")]
+DryMultiplier = Annotated[float, typer.Option("--dry-multiplier", help="Penalise repetitions; 0 is off.")]
+DryBase = Annotated[float, typer.Option("--dry-base", help="By how much, for each token a repetition is longer.")]
+DryAllowedLength = Annotated[int, typer.Option("--dry-allowed-length", help="Tokens that may repeat.")]
+DryPenaltyLastN = Annotated[int, typer.Option("--dry-penalty-last-n", help="Tokens it looks back; -1: all.")]
+DrySequenceBreakers = Annotated[
+    list[str] | None, typer.Option("--dry-sequence-breaker", help="Text that no repetition crosses; may be repeated.")
+]
+XtcProbability = Annotated[float, typer.Option("--xtc-probability", help="Leave out the likeliest this often.")]
+XtcThreshold = Annotated[float, typer.Option("--xtc-threshold", help="Of those at least this likely, all but one.")]
+TopNSigma = Annotated[
+    float, typer.Option("--top-nsigma", "--top-n-sigma", help="Keep logits within so many deviations; -1: all.")
+]
+DynatempRange = Annotated[float, typer.Option("--dynatemp-range", help="The temperature follows the entropy so far.")]
+DynatempExponent = Annotated[float, typer.Option("--dynatemp-exp", help="How it follows.")]
+MirostatVersion = Annotated[int, typer.Option("--mirostat", help="1 or 2: a steady surprise, in place of filters.")]
+MirostatTau = Annotated[float, typer.Option("--mirostat-ent", help="The surprise it aims at, in bits.")]
+MirostatEta = Annotated[float, typer.Option("--mirostat-lr", help="How fast it gets there.")]
 Seed = Annotated[int | None, typer.Option("-s", "--seed", help="Makes sampling repeatable.")]
 
 

@@ -1,4 +1,5 @@
-"""Serve a model over HTTP, as llama-server and OpenAI do: /v1/chat/completions, /v1/completions, /v1/models, /health.
+"""Serve a model over HTTP, as llama-server and OpenAI do: /v1/chat/completions, /v1/completions, /completion,
+/v1/models, /metrics, /health and more, which /docs lists.
 
 A llama-server command line works with the program's name replaced: -ngl, -b, -ub, -fa, -cb, --no-warmup, --mlock,
 --no-mmap, --jinja and other flags that would change nothing here are accepted, and each says so.
@@ -108,6 +109,19 @@ def command(
     repeat_last_n: Annotated[int, typer.Option("--repeat-last-n", help="Tokens it looks back; -1: all.")] = 64,
     presence_penalty: options.PresencePenalty = 0.0,
     frequency_penalty: options.FrequencyPenalty = 0.0,
+    dry_multiplier: options.DryMultiplier = 0.0,
+    dry_base: options.DryBase = 1.75,
+    dry_allowed_length: options.DryAllowedLength = 2,
+    dry_penalty_last_n: options.DryPenaltyLastN = 64,
+    dry_sequence_breaker: options.DrySequenceBreakers = None,
+    xtc_probability: options.XtcProbability = 0.0,
+    xtc_threshold: options.XtcThreshold = 0.1,
+    top_n_sigma: options.TopNSigma = -1.0,
+    dynatemp_range: options.DynatempRange = 0.0,
+    dynatemp_exponent: options.DynatempExponent = 1.0,
+    mirostat: options.MirostatVersion = 0,
+    mirostat_tau: options.MirostatTau = 5.0,
+    mirostat_eta: options.MirostatEta = 0.1,
     seed: options.Seed = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end-of-turn token.")] = False,
     reasoning_budget: Annotated[
@@ -124,6 +138,7 @@ def command(
         typer.Option("--sse-ping-interval", metavar="S", help="Silence before a stream sends a comment.", min=0.01),
     ] = 15.0,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", "--log-verbose", help="Log each request.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log each request as a line of JSON.")] = False,
 ) -> None:
     from stride.api import sampling_params
     from stride.errors import RequestError
@@ -142,6 +157,19 @@ def command(
         "repeat_last_n": repeat_last_n,
         "presence_penalty": presence_penalty,
         "frequency_penalty": frequency_penalty,
+        "dry_multiplier": dry_multiplier,
+        "dry_base": dry_base,
+        "dry_allowed_length": dry_allowed_length,
+        "dry_penalty_last_n": dry_penalty_last_n,
+        "dry_sequence_breakers": dry_sequence_breaker,
+        "xtc_probability": xtc_probability,
+        "xtc_threshold": xtc_threshold,
+        "top_n_sigma": top_n_sigma,
+        "dynatemp_range": dynatemp_range,
+        "dynatemp_exponent": dynatemp_exponent,
+        "mirostat": mirostat,
+        "mirostat_tau": mirostat_tau,
+        "mirostat_eta": mirostat_eta,
         "seed": seed,
         "ignore_eos": ignore_eos,
         "max_tokens": n_predict,
@@ -175,7 +203,8 @@ def command(
         "request_seconds": request_timeout or math.inf,
     }
     named = _models(model or [], alias)
-    serve(Models({name: _loading(name, path, arguments) for name, path in named.items()}), settings, port, verbose)
+    models = Models({name: _loading(name, path, arguments) for name, path in named.items()})
+    serve(models, settings, port, verbose, log_json)
 
 
 def _models(given: list[str], alias: str | None) -> dict[str, str | None]:

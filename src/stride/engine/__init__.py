@@ -1,6 +1,7 @@
 """The engine: requests become rows, rows become a batch, logits become tokens. One loop on one thread."""
 
-from stride.engine.loop import Engine, EngineConfig, EngineMetrics
+from stride.engine.loop import Engine, EngineConfig, EngineMetrics, SlotState
+from stride.engine.measures import Histogram, Measures
 from stride.engine.request import Failed, Finished, Output, Request, Token
 from stride.engine.runner import Model
 
@@ -10,8 +11,11 @@ __all__ = [
     "EngineMetrics",
     "Failed",
     "Finished",
+    "Histogram",
+    "Measures",
     "Model",
     "Output",
     "Request",
+    "SlotState",
     "Token",
 ]

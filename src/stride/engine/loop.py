@@ -15,11 +15,13 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from stride.engine.kv import PagedCache
+from stride.engine.measures import Measures
 from stride.engine.prefix import PrefixCache
 from stride.engine.prefix_store import PrefixStore
 from stride.engine.request import Failed, Finished, Request, Token
 from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
+from stride.engine.sampler_logprobs import logprobs_of
 from stride.engine.scheduler import Row, Scheduler
 from stride.errors import (
     DeadlineError,
@@ -30,7 +32,7 @@ from stride.errors import (
     StrideError,
 )
 from stride.ops.api import FloatArray, KVType
-from stride.types import FinishReason
+from stride.types import FinishReason, SamplingParams
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -89,6 +91,18 @@ class EngineMetrics:
     total_pages: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """A request that is running: its place, how far it has come, and how it is sampled."""
+
+    slot: int
+    n_prompt: int
+    n_computed: int
+    n_generated: int
+    n_remaining: int
+    params: SamplingParams
+
+
 class Engine:
     """Runs requests through a model on a thread of its own, several at a time.
 
@@ -118,6 +132,7 @@ class Engine:
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
+        self.measures = Measures()
         # The thread alone holds model and cache memory, so that a closed engine holds neither.
         runner = Runner(model, self._cache, config.kv_type)
         self._thread = threading.Thread(target=self._loop, args=(runner,), name="stride-engine", daemon=True)
@@ -134,7 +149,8 @@ class Engine:
         """
         request.prepare(self.config.n_ctx, self._n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
-        request.sampler = Sampler(request.params, request.token_ids[: request.n_prompt], self._n_vocab, banned)
+        prompt_ids = request.token_ids[: request.n_prompt]
+        request.sampler = Sampler(request.params, prompt_ids, self._n_vocab, banned, request.dry_breakers)
         with self._changed:
             if self._closing:
                 raise GenerationError("the engine is closed")
@@ -189,6 +205,22 @@ class Engine:
                 cached_pages=self._prefixes.n_pages if self._prefixes else (0,) * len(self._cache.groups),
                 total_pages=self._cache.n_pages,
             )
+
+    @property
+    def slots(self) -> list[SlotState]:
+        """The running requests."""
+        with self._changed:
+            return [
+                SlotState(
+                    slot=request.slot,
+                    n_prompt=request.n_prompt,
+                    n_computed=request.n_computed,
+                    n_generated=request.n_tokens - request.n_prompt,
+                    n_remaining=len(request.token_ids) - request.n_tokens,
+                    params=request.params,
+                )
+                for request in self._scheduler.running
+            ]
 
     # --- the engine's thread ---
 
@@ -266,10 +298,12 @@ class Engine:
         start = perf_counter()
         try:
             logits = runner.run(rows)
-            self._scheduler.ran(rows, perf_counter() - start)
+            seconds = perf_counter() - start
+            self._scheduler.ran(rows, seconds)
         except Exception as error:
             failure = error
         if failure is None:
+            self.measures.step(len(rows), sum(row.end - row.start for row in rows), seconds)
             yield rows, logits
         elif len(rows) == 1:
             self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
@@ -309,14 +343,18 @@ class Engine:
         allowed = None if request.mask is None else request.mask.allowed()
         token_id = request.sampler.sample(logits, allowed)
         request.sampler.accept(token_id)
+        before = request.last_token_at
         request.append(token_id)
+        self.measures.token(request, before)
         self._generated_tokens += 1
         if token_id in request.eos_ids:
             return "stop"
         if request.mask is not None:
             request.mask.accept(token_id)
-        stops = request.stop is not None and request.stop(token_id)
-        request.deliver(Token(token_id))
+        n_top = request.params.logprobs
+        token = Token(token_id, None if n_top is None else logprobs_of(logits, token_id, n_top))
+        stops = request.stop is not None and request.stop(token)
+        request.deliver(token)
         if stops:
             return "stop"
         return "length" if request.is_full else None
@@ -325,6 +363,7 @@ class Engine:
         with self._changed:
             self._scheduler.remove(request)
             self._durations.append(perf_counter() - request.admitted_at)
+        self.measures.end(request, output)
         self._deliver(request, output)
 
     def _deliver(self, request: Request, output: Finished | Failed) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from stride.engine.sampler_dry import Breakers
+from stride.engine.sampler_logprobs import Logprobs
 from stride.errors import ContextOverflowError, RequestError, StrideError
 from stride.ops.api import IntArray
 from stride.types import FinishReason, LogitsMask, SamplingParams, Timings, Usage
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. The end-of-sequence token is not delivered."""
+    """One generated token, with log probabilities where they are asked for. The end-of-sequence token is not told."""
 
     token_id: int
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,17 @@ class Request:
     of each token, whether the output ends with it (reason "stop"); it is not asked about an end-of-sequence token.
     Requests share what they computed (``params.cache_prompt``) within a ``cache_scope``, and nothing across scopes.
     ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
-    on the engine's thread and must not block; one that raises fails its request, and no other.
+    on the engine's thread and must not block; one that raises fails its request, and no other. ``dry_breakers`` are
+    what the parameters' ``dry_sequence_breakers`` are in tokens.
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams
     deliver: Callable[[Output], None]
-    stop: Callable[[int], bool] | None = None
+    stop: Callable[[Token], bool] | None = None
     mask: LogitsMask | None = None
     eos_ids: frozenset[int] = frozenset()
+    dry_breakers: Breakers = field(default_factory=dict)
     cache_scope: str = ""
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before

@@ -8,14 +8,20 @@ from starlette.exceptions import HTTPException
 
 from stride import __version__
 from stride.errors import StrideError
-from stride.server import errors, native, openai
+from stride.server import docs, errors, native, openai
 from stride.server.guard import Guard, Keys, is_loopback
 from stride.server.limits import Limits
 from stride.server.models import Models
+from stride.server.observe import REQUEST_ID, Observed
 from stride.server.service import Holding, Service, Settings
 
 DIALECTS = (openai, native)
 """Modules with a ``router(service)``; their routes answer under ``/v1`` and without it."""
+
+DESCRIPTION = (
+    "Routes answer under /v1 and without it. A field that is not known is ignored; a known one with a bad value is an "
+    "error that names it."
+)
 
 
 def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
@@ -26,7 +32,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     service = Service(models, settings)
-    app = FastAPI(title="Stride", version=__version__)
+    app = FastAPI(title="Stride", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     for dialect in DIALECTS:
         app.include_router(dialect.router(service), prefix="/v1")
         app.include_router(dialect.router(service), include_in_schema=False)
@@ -47,5 +53,8 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
         allow_origin_regex=r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?",
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
+        expose_headers=[REQUEST_ID],
     )
+    app.add_middleware(Observed, counts=service.requests)
+    docs.install(app)
     return app

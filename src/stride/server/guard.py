@@ -96,7 +96,7 @@ class Guard:
             refusal = self._refusal(scope["path"], headers, key is not None)
             if refusal is not None:
                 return await response(refusal, HEADERS.get(refusal.status_code))(scope, receive, send)
-            scope = {**scope, KEY: key or ""}
+            scope[KEY] = key or ""
         return await self.app(scope, receive, send)
 
     def _refusal(self, path: str, headers: Headers, has_key: bool) -> HTTPException | None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from stride.api import LLM
+from stride.errors import UnsupportedError
 from stride.server.body import read_json
+from stride.server.choices import start_all
 from stride.server.errors import NoModelError
-from stride.server.respond import respond
+from stride.server.respond import respond_all
 from stride.server.schema import ChatRequest, CompletionRequest, openapi_body, read
+from stride.server.schema_answers import ChatCompletion, TextCompletion, answers
 from stride.server.service import Service
-from stride.server.wire import ChatAnswer, TextAnswer
+from stride.server.wire import ChatAnswer, Envelope, OpenAIChoices, TextAnswer, new_id
+from stride.stream import Stream
+from stride.types import SamplingParams
 
 
 def router(service: Service) -> APIRouter:
@@ -34,7 +40,12 @@ def router(service: Service) -> APIRouter:
             raise NoModelError(name, tuple(cards))
         return cards[name]
 
-    @routes.post("/chat/completions", response_model=None, openapi_extra=openapi_body(ChatRequest))
+    @routes.post(
+        "/chat/completions",
+        response_model=None,
+        responses=answers(ChatCompletion, streamed=True),
+        openapi_extra=openapi_body(ChatRequest),
+    )
     async def chat(http: Request) -> Response:
         """The next turn of a conversation, whole or as server-sent events."""
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
@@ -42,21 +53,49 @@ def router(service: Service) -> APIRouter:
         params = asked.sampling(settings.sampling)
         constraints = asked.constraints(settings.reasoning_budget)
         variables = {**settings.template_kwargs, **asked.template_variables}
-        stream = await asyncio.to_thread(
-            llm.chat_stream, asked.messages, asked.tools or (), params, variables, constraints
-        )
-        return await respond(http, stream, ChatAnswer(service.name(llm)), asked, settings.ping_seconds)
+        n = asked.n or 1
 
-    @routes.post("/completions", response_model=None, openapi_extra=openapi_body(CompletionRequest))
+        def start(params: SamplingParams) -> Stream:
+            return llm.chat_stream(asked.messages, asked.tools or (), params, variables, constraints)
+
+        streams = await asyncio.to_thread(start_all, [start], params, n)
+        envelope = Envelope(service.name(llm), new_id("chatcmpl-"))
+        answers = [ChatAnswer(envelope, index) for index in range(n)]
+        return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
+
+    @routes.post(
+        "/completions",
+        response_model=None,
+        responses=answers(TextCompletion, streamed=True),
+        openapi_extra=openapi_body(CompletionRequest),
+    )
     async def complete(http: Request) -> Response:
         """A text continued as it stands, whole or as server-sent events."""
         asked = read(CompletionRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
-        stream = await asyncio.to_thread(llm.stream, asked.prompt, params, asked.constraints().text)
-        return await respond(http, stream, TextAnswer(service.name(llm)), asked, settings.ping_seconds)
+        n = asked.n or 1
+        starts = [partial(llm.stream, prompt, text_format=asked.constraints().text) for prompt in asked.prompt]
+        streams = await asyncio.to_thread(start_all, starts, params, n)
+        envelope = Envelope(service.name(llm), new_id("cmpl-"))
+        echoes = [_text(llm, prompt) if asked.echo else "" for prompt in asked.prompt for _ in range(n)]
+        answers = [TextAnswer(envelope, index, echo=echo) for index, echo in enumerate(echoes)]
+        return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
+
+    @routes.post("/embeddings", response_model=None)
+    @routes.post("/embedding", response_model=None)
+    async def embeddings() -> Response:
+        """Not here: the models that Stride runs are made to generate (501)."""
+        raise UnsupportedError(
+            "this server does not support embeddings: its model was trained to generate, and the average of its "
+            "hidden states tells little about what texts have in common; use a model that was trained for it"
+        )
 
     return routes
+
+
+def _text(llm: LLM, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else llm.detokenize(prompt)
 
 
 def _cards(service: Service) -> list[dict[str, Any]]:

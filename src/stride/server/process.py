@@ -24,19 +24,20 @@ from stride.server.connections import (
 )
 from stride.server.guard import Keys
 from stride.server.models import Models
+from stride.server.observe import configure_logging
 from stride.server.service import Settings
 
 BACKLOG = 2048
 
 
-def serve(models: Models, settings: Settings, port: int, verbose: bool = False) -> None:
+def serve(models: Models, settings: Settings, port: int, verbose: bool = False, log_json: bool = False) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are finished first. Closes the models.
 
     Raises:
         StrideError: the address cannot be listened on, or the only model cannot be loaded.
     """
     app = create_app(models, settings)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING)
+    configure_logging(logging.INFO if verbose or log_json else logging.WARNING, log_json)
     listener = listen(settings.host, port)
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     _say(f"listening on http://{name}:{listener.getsockname()[1]}")
@@ -45,7 +46,7 @@ def serve(models: Models, settings: Settings, port: int, verbose: bool = False) 
     config = uvicorn.Config(
         app,
         log_config=None,
-        access_log=verbose,
+        access_log=False,
         server_header=False,
         http=partial(Connection, limits=limits),  # type: ignore[arg-type]
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,

@@ -16,19 +16,20 @@ from stride.server.errors import invalid
 from stride.types import SamplingParams
 
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+MAX_CHOICES = 64
+"""Answers that one request may ask for: ``n`` for each of its prompts."""
+MAX_TOP_LOGPROBS = 20
+MAX_N_PROBS = 256
 
 
 def _strings(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _one_prompt(value: object) -> object:
-    """A prompt that stands in a list of its own, as OpenAI's clients send it, is that prompt."""
-    if isinstance(value, list) and any(isinstance(item, str | list) for item in value):
-        if len(value) > 1:
-            raise ValueError("must be one prompt; others need requests of their own")
-        return value[0]
-    return value
+def _prompts(value: object) -> object:
+    """One prompt, a text or token ids, as a list of prompts."""
+    one = isinstance(value, str) or (isinstance(value, list) and all(type(item) is int for item in value))
+    return [value] if one else value
 
 
 def _token_biases(value: object) -> object:
@@ -42,6 +43,11 @@ def _token_biases(value: object) -> object:
             raise ValueError("must have token ids as keys")
         return {int(token): bias for token, bias in value.items()}
     return value
+
+
+_STRINGS = BeforeValidator(_strings, json_schema_input_type=str | list[str])
+_PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]])
+_TOKEN_BIASES = BeforeValidator(_token_biases, json_schema_input_type=dict[str, float] | list[list[int | float | bool]])
 
 
 class Schema(BaseModel):
@@ -58,27 +64,25 @@ class Request(Schema):
     """What chat and plain completions share."""
 
     NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {
-        "logprobs": (False, 0),
-        "top_logprobs": (0,),
-        "n_probs": (0,),
-        "dry_multiplier": (0,),
-        "xtc_probability": (0,),
-        "mirostat": (0,),
-        "dynatemp_range": (0,),
+        "post_sampling_probs": (False,),
+        "adaptive_target": (-1,),
+        "n_indent": (0,),
+        "t_max_predict_ms": (0, -1),
+        "lora": ([],),
     }
     """Fields that ask for what cannot be done yet, and their values that ask for nothing. Never silently ignored."""
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     cache_prompt: bool | None = None
     timings_per_token: bool | None = None
 
     max_tokens: Int32 | None = None
     max_completion_tokens: Int32 | None = None
     n_predict: Int32 | None = None
-    stop: Annotated[list[str], BeforeValidator(_strings), Field(max_length=256)] | None = None
+    stop: Annotated[list[str], _STRINGS, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
     temperature: float | None = None
     top_k: Int32 | None = None
@@ -89,25 +93,42 @@ class Request(Schema):
     repeat_last_n: Int32 | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_token_biases)] | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Int32 | None = None
+    dry_penalty_last_n: Int32 | None = None
+    dry_sequence_breakers: Annotated[list[str], Field(min_length=1, max_length=32)] | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    top_n_sigma: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    mirostat: Int32 | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    logit_bias: Annotated[dict[int, float], _TOKEN_BIASES] | None = None
     ignore_eos: bool | None = None
 
     response_format: dict[str, Any] | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     regex: str | None = None
-    logprobs: bool | Int32 | None = None
-    top_logprobs: Int32 | None = None
-    n_probs: Int32 | None = None
-    dry_multiplier: float | None = None
-    xtc_probability: float | None = None
-    mirostat: Int32 | None = None
-    dynatemp_range: float | None = None
+    n_probs: Annotated[int, Field(ge=0, le=MAX_N_PROBS)] | None = None
+    post_sampling_probs: bool | None = None
+    adaptive_target: float | None = None
+    n_indent: Int32 | None = None
+    t_max_predict_ms: Int32 | None = None
+    lora: list[dict[str, Any]] | None = None
 
     @property
     def wants_usage(self) -> bool:
         """Whether the last chunk of a stream tells the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told with each token; None: no log probabilities."""
+        return self.n_probs or None
 
     def constraints(self, reasoning_budget: int = -1) -> Constraints:
         """What the answer must be; ``reasoning_budget`` where the request says nothing of its reasoning.
@@ -140,6 +161,7 @@ class Request(Schema):
         given["max_tokens"] = next(
             (n for n in (self.max_completion_tokens, self.max_tokens, self.n_predict) if n is not None), None
         )
+        given["logprobs"] = self.n_logprobs
         return sampling_params({**defaults, **{name: value for name, value in given.items() if value is not None}})
 
 
@@ -150,10 +172,18 @@ class ChatRequest(Request):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     reasoning_effort: str | None = None
     reasoning_budget: Int32 | None = None
     thinking: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def n_logprobs(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs asks for logprobs, which must be true then", field="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else super().n_logprobs
 
     @property
     def template_variables(self) -> dict[str, Any]:
@@ -162,30 +192,92 @@ class ChatRequest(Request):
         Raises:
             RequestError: a variable that is the conversation itself.
         """
-        variables = self.chat_template_kwargs or {}
-        for name in ("messages", "tools", "self"):
-            if name in variables:
-                raise RequestError(f"chat_template_kwargs must not replace {name}", field="chat_template_kwargs")
-        return variables
+        return check_variables(self.chat_template_kwargs)
 
 
 class CompletionRequest(Request):
-    """Body of ``/v1/completions``: a text, or token ids, to continue; either may stand in a list of its own."""
+    """Body of ``/v1/completions``: texts, or token ids, to continue; a single one may stand for itself."""
 
-    NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {
-        **Request.NOT_YET,
-        "echo": (False,),
-        "suffix": ("",),
-        "best_of": (1,),
-    }
+    NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {**Request.NOT_YET, "suffix": ("",), "best_of": (1,)}
 
-    prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
+    prompt: Annotated[list[str | list[int]], _PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
     best_of: Int32 | None = None
 
+    @property
+    def n_logprobs(self) -> int | None:
+        return super().n_logprobs if self.logprobs is None else self.logprobs
 
-AnyRequest = TypeVar("AnyRequest", bound=Request)
+    def check_supported(self) -> None:
+        super().check_supported()
+        _check_choices(len(self.prompt), self.n or 1)
+        if self.echo and self.n_logprobs is not None:
+            raise UnsupportedError("echo together with logprobs is not supported: prompts have none", field="echo")
+
+
+def _check_choices(n_prompts: int, n: int) -> None:
+    if n_prompts * n > MAX_CHOICES:
+        problem = f"n is {n} for {n_prompts} prompts, which may have {MAX_CHOICES} answers together"
+        raise RequestError(problem, field="n")
+
+
+class NativeRequest(Request):
+    """Body of ``/completion``, llama-server's own."""
+
+    prompt: Annotated[list[str | list[int]], _PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    return_tokens: bool | None = None
+    response_fields: list[str] | None = None
+
+    @property
+    def n_logprobs(self) -> int | None:
+        return super().n_logprobs or (0 if self.return_tokens else None)
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        _check_choices(len(self.prompt), self.n or 1)
+
+
+class TokenizeRequest(Schema):
+    """Body of ``/tokenize``."""
+
+    model: str | None = None
+    content: str
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+
+class DetokenizeRequest(Schema):
+    """Body of ``/detokenize``."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class TemplateRequest(Schema):
+    """Body of ``/apply-template``: the part of a chat request that makes its prompt."""
+
+    model: str | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+def check_variables(given: dict[str, Any] | None) -> dict[str, Any]:
+    """Variables for the chat template.
+
+    Raises:
+        RequestError: a variable that is the conversation itself.
+    """
+    for name in ("messages", "tools", "self"):
+        if name in (given or {}):
+            raise RequestError(f"chat_template_kwargs must not replace {name}", field="chat_template_kwargs")
+    return given or {}
+
+
+AnyRequest = TypeVar("AnyRequest", bound=Schema)
 
 
 def read(schema: type[AnyRequest], value: object) -> AnyRequest:
@@ -201,11 +293,12 @@ def read(schema: type[AnyRequest], value: object) -> AnyRequest:
         request = schema.model_validate(value)
     except ValidationError as error:
         raise invalid(error) from None
-    request.check_supported()
+    if isinstance(request, Request):
+        request.check_supported()
     return request
 
 
-def openapi_body(schema: type[Request]) -> dict[str, Any]:
+def openapi_body(schema: type[Schema]) -> dict[str, Any]:
     """The body's schema for the OpenAPI page; `stride.server.body` reads it, with its own limits."""
-    content = {"application/json": {"schema": schema.model_json_schema(ref_template="#/components/schemas/{model}")}}
+    content = {"application/json": {"schema": schema.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,8 @@ class Service:
         self.models = models
         self.settings = settings
         self.started = int(time.time())
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        """How many requests ended, by method, route and status."""
 
     async def llm(self, http: Request, name: str | None = None) -> LLM:
         """The model that a request asks for by ``name``, loaded first where it must be.
@@ -86,6 +89,10 @@ class Service:
         if self.models.is_single and not self.models.loaded():
             raise errors.LoadingError
 
+    def loaded(self) -> dict[str, LLM]:
+        """The models that are in memory, by the names that clients call them."""
+        return {self.name(llm): llm for llm in self.models.loaded().values()}
+
     def name(self, llm: LLM) -> str:
         """What clients call the model."""
         names = [name for name, loaded in self.models.loaded().items() if loaded.engine is llm.engine and name]
@@ -100,4 +107,5 @@ class Holding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with ExitStack() as held:
-            await self.app({**scope, HELD: held}, receive, send)
+            scope[HELD] = held  # in place: what routing adds to the scope is for those outside too
+            await self.app(scope, receive, send)

@@ -1,44 +1,54 @@
-"""Server-sent events: framing, and a comment whenever there has been silence for long."""
+"""Streams on the wire: how chunks are framed, and the response that sends them as they come."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
 
-T = TypeVar("T")
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-PING = b": ping\n\n"
-DONE = b"data: [DONE]\n\n"
-MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def frame(value: dict[str, Any]) -> bytes:
-    """One event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """One server-sent event."""
+    return b"data: " + to_json(value).encode() + b"\n\n"
 
 
-async def with_silences(items: AsyncIterable[T], seconds: float) -> AsyncIterator[T | None]:
-    """The items, and None each time that none came for so many seconds."""
-    iterator = aiter(items)
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a stream is written: each chunk, what breaks a silence, and what is said at the end."""
 
-    async def step() -> T:
-        return await anext(iterator)
+    end: bytes
+    frame: Callable[[dict[str, Any]], bytes] = frame
+    ping: bytes = b": ping\n\n"
+    media_type: str = "text/event-stream"
 
-    pending = asyncio.create_task(step())
-    try:
-        while True:
-            done, _ = await asyncio.wait({pending}, timeout=seconds)
-            if not done:
-                yield None
-                continue
-            try:
-                item = pending.result()
-            except StopAsyncIteration:
-                return
-            pending = asyncio.create_task(step())
-            yield item
-    finally:
-        pending.cancel()
+
+OPENAI = Framing(end=b"data: [DONE]\n\n")
+NATIVE = Framing(end=b"")
+"""llama-server's own streams end without a word."""
+
+
+class StreamedResponse(Response):
+    """Sends data as it comes. ``close`` is called at the end, also where nobody wanted the rest."""
+
+    def __init__(self, data: AsyncIterator[bytes], media_type: str, close: Callable[[], object]) -> None:
+        super().__init__(headers=HEADERS, media_type=media_type)
+        del self.headers["content-length"]
+        self._data = data
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for data in self._data:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._close()

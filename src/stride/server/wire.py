@@ -5,18 +5,24 @@ from __future__ import annotations
 import secrets
 import string
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from stride import __version__
+from stride.server import sse
 from stride.types import (
+    ChosenToken,
     Completion,
     ContentDelta,
     Delta,
     Finish,
     FinishReason,
     ReasoningDelta,
+    StreamedEvent,
     Timings,
+    TokenLogprob,
+    TokensDelta,
     ToolCallDelta,
     ToolCallStart,
     Usage,
@@ -56,29 +62,102 @@ def timings(measured: Timings) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """The wire form of one answer of ``/v1/chat/completions``."""
+def logprob(token: TokenLogprob) -> dict[str, Any]:
+    """A token as OpenAI's chat clients read it; bytes that are no whole character show as U+FFFD."""
+    text = token.text.decode(errors="replace")
+    return {"token": text, "logprob": max(token.logprob, LOWEST_LOGPROB), "bytes": list(token.text)}
+
+
+LOWEST_LOGPROB = -9999.0
+"""OpenAI's for a token that cannot come: JSON has no infinity."""
+
+
+def chat_logprobs(tokens: Iterable[ChosenToken]) -> dict[str, Any]:
+    """``choices[].logprobs`` of chat completions."""
+    content = [{**logprob(token.chosen), "top_logprobs": [logprob(other) for other in token.top]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def text_logprobs(tokens: Iterable[ChosenToken], offset: int) -> dict[str, Any]:
+    """``choices[].logprobs`` of plain completions; the first token's text begins at character ``offset``."""
+    logprobs: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for token in tokens:
+        shown = logprob(token.chosen)
+        logprobs["tokens"].append(shown["token"])
+        logprobs["token_logprobs"].append(shown["logprob"])
+        logprobs["top_logprobs"].append({other["token"]: other["logprob"] for other in map(logprob, token.top)})
+        logprobs["text_offset"].append(offset)
+        offset += len(shown["token"])
+    return logprobs
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What all choices of one answer share."""
 
     model: str
-    id: str = field(default_factory=lambda: new_id("chatcmpl-"))
+    id: str
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def around(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        }
+
+
+class OpenAIAnswer(Protocol):
+    """One choice in OpenAI's form."""
+
+    @property
+    def framing(self) -> sse.Framing: ...
+
+    def opening(self) -> list[dict[str, Any]]: ...
+
+    def delta(self, event: StreamedEvent) -> list[dict[str, Any]]: ...
+
+    def closing(self, finish: Finish, include_usage: bool) -> list[dict[str, Any]]: ...
+
+    def usage_chunk(self, counts: Usage) -> dict[str, Any]: ...
+
+    def whole(self, completion: Completion) -> dict[str, Any]: ...
+
+
+class ChatAnswer:
+    """One choice of ``/v1/chat/completions``."""
+
+    framing = sse.OPENAI
+
+    def __init__(self, envelope: Envelope, index: int = 0) -> None:
+        self.envelope = envelope
+        self._index = index
+        self._tokens: list[ChosenToken] = []  # those whose text has not been sent
 
     def opening(self) -> list[dict[str, Any]]:
         """The chunks before the first event."""
         return [self._chunk({"role": "assistant", "content": None})]
 
-    def delta(self, event: Delta) -> list[dict[str, Any]]:
+    def delta(self, event: StreamedEvent) -> list[dict[str, Any]]:
         """The chunks of an event: one, or none."""
+        if isinstance(event, TokensDelta):
+            self._tokens += event.tokens
+            return []
         return [self._chunk(_delta(event))]
 
     def closing(self, finish: Finish, include_usage: bool) -> list[dict[str, Any]]:
         """The last chunks: the reason, then the usage where it was asked for. The very last has the timings."""
         chunks = [self._chunk({}, finish.reason)]
         if include_usage:
-            chunks.append({**self._envelope("chat.completion.chunk"), "choices": [], "usage": usage(finish.usage)})
+            chunks.append(self.usage_chunk(finish.usage))
         chunks[-1]["timings"] = timings(finish.timings)
         return chunks
+
+    def usage_chunk(self, counts: Usage) -> dict[str, Any]:
+        return {**self.envelope.around("chat.completion.chunk", []), "usage": usage(counts)}
 
     def whole(self, completion: Completion) -> dict[str, Any]:
         """The answer in one piece."""
@@ -92,26 +171,24 @@ class ChatAnswer:
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in calls
             ]
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
+        choice = {
+            "index": self._index,
+            "message": message,
+            "logprobs": chat_logprobs(completion.tokens) if completion.tokens else None,
+            "finish_reason": completion.finish_reason,
+        }
         return {
-            **self._envelope("chat.completion"),
-            "choices": [choice],
+            **self.envelope.around("chat.completion", [choice]),
             "usage": usage(completion.usage),
             "timings": timings(completion.timings),
         }
 
-    def _envelope(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": FINGERPRINT,
-        }
-
     def _chunk(self, delta: dict[str, Any], reason: FinishReason | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._envelope("chat.completion.chunk"), "choices": [choice]}
+        logprobs = None
+        if self._tokens:
+            logprobs, self._tokens = chat_logprobs(self._tokens), []
+        choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return self.envelope.around("chat.completion.chunk", [choice])
 
 
 def _delta(event: Delta) -> dict[str, Any]:
@@ -128,41 +205,85 @@ def _delta(event: Delta) -> dict[str, Any]:
             return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
 
 
-@dataclass(frozen=True, slots=True)
 class TextAnswer:
-    """The wire form of one answer of ``/v1/completions``."""
+    """One choice of ``/v1/completions``, which begins with the prompt where that is to be echoed."""
 
-    model: str
-    id: str = field(default_factory=lambda: new_id("cmpl-"))
-    created: int = field(default_factory=lambda: int(time.time()))
+    framing = sse.OPENAI
+
+    def __init__(self, envelope: Envelope, index: int = 0, *, echo: str = "") -> None:
+        self.envelope = envelope
+        self._echo = echo
+        self._index = index
+        self._tokens: list[ChosenToken] = []
+        self._offset = len(echo)
 
     def opening(self) -> list[dict[str, Any]]:
-        return []
+        return [self._object(self._echo)] if self._echo else []
 
-    def delta(self, event: Delta) -> list[dict[str, Any]]:
+    def delta(self, event: StreamedEvent) -> list[dict[str, Any]]:
+        if isinstance(event, TokensDelta):
+            self._tokens += event.tokens
+            return []
         assert isinstance(event, ContentDelta), "a plain completion is content only"
         return [self._object(event.text)]
 
     def closing(self, finish: Finish, include_usage: bool) -> list[dict[str, Any]]:
         chunks = [self._object("", finish.reason)]
         if include_usage:
-            chunks.append({**self._object(""), "choices": [], "usage": usage(finish.usage)})
+            chunks.append(self.usage_chunk(finish.usage))
         chunks[-1]["timings"] = timings(finish.timings)
         return chunks
 
+    def usage_chunk(self, counts: Usage) -> dict[str, Any]:
+        return {**self.envelope.around("text_completion", []), "usage": usage(counts)}
+
     def whole(self, completion: Completion) -> dict[str, Any]:
-        answer = self._object(completion.text, completion.finish_reason)
+        self._tokens = list(completion.tokens)
+        answer = self._object(self._echo + completion.text, completion.finish_reason)
         return {**answer, "usage": usage(completion.usage), "timings": timings(completion.timings)}
 
     def _object(self, content: str, reason: FinishReason | None = None) -> dict[str, Any]:
+        logprobs = None
+        if self._tokens:
+            logprobs, self._tokens = text_logprobs(self._tokens, self._offset), []
+            self._offset += sum(map(len, logprobs["tokens"]))
+        choice = {"index": self._index, "text": content, "logprobs": logprobs, "finish_reason": reason}
+        return self.envelope.around("text_completion", [choice])
+
+
+class OpenAIChoices:
+    """The choices of one request (``n``, or several prompts), which share an envelope and a usage.
+
+    A prompt counts once, however many choices continue it; ``n`` of them do.
+    """
+
+    def __init__(self, answers: Sequence[OpenAIAnswer], n: int = 1) -> None:
+        self.answers = answers
+        self._n = n
+        self._usages: dict[int, Usage] = {}
+
+    def closing(self, index: int, finish: Finish, include_usage: bool) -> list[dict[str, Any]]:
+        self._usages[index] = finish.usage
+        is_alone = len(self.answers) == 1
+        chunks = self.answers[index].closing(finish, include_usage and is_alone)
+        if include_usage and not is_alone and len(self._usages) == len(self.answers):
+            chunks.append(self.answers[0].usage_chunk(self._total()))
+        return chunks
+
+    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        self._usages = {index: completion.usage for index, completion in enumerate(completions)}
+        wholes = [answer.whole(completion) for answer, completion in zip(self.answers, completions, strict=True)]
         return {
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": FINGERPRINT,
-            "choices": [{"index": 0, "text": content, "logprobs": None, "finish_reason": reason}],
+            **wholes[0],
+            "choices": [choice for whole in wholes for choice in whole["choices"]],
+            "usage": usage(self._total()),
         }
 
-
-Answer = ChatAnswer | TextAnswer
+    def _total(self) -> Usage:
+        usages = [self._usages[index] for index in range(len(self.answers))]
+        return Usage(
+            prompt_tokens=sum(counts.prompt_tokens for counts in usages[:: self._n]),
+            completion_tokens=sum(counts.completion_tokens for counts in usages),
+            cached_tokens=sum(counts.cached_tokens for counts in usages[:: self._n]),
+            reasoning_tokens=sum(counts.reasoning_tokens for counts in usages),
+        )

@@ -1,0 +1,176 @@
+"""Requests that try to break the server: each gets its answer, and afterwards everything is as it was."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from stride.engine import Finished, Token
+from stride.types import Timings, Usage
+
+PROMPT = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 8, "ignore_eos": True}
+
+
+@pytest.fixture
+def survivor(demo):
+    """A client; at the end of the test the server answers as it did at its beginning."""
+    before = demo.post("/v1/completions", json=PROMPT).json()["choices"]
+    yield demo
+    assert demo.get("/health").json() == {"status": "ok"}
+    assert demo.post("/v1/completions", json=PROMPT).json()["choices"] == before
+
+
+def refused(response, status=400):
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert error["code"] == status
+    return error
+
+
+def chat(content, **more):
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 4, **more}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 10**6),
+        ("temperature", -1),
+        ("top_k", 2**63),
+        ("max_tokens", 2**63),
+        ("seed", -(2**63)),
+        ("logit_bias", {str(2**63): 1}),
+        ("logit_bias", {"99999999": 1}),
+        ("repeat_last_n", "many"),
+        ("dry_penalty_last_n", 2**40),
+        ("xtc_probability", [1]),
+        ("stop", [None]),
+        ("messages", []),
+    ],
+)
+def test_values_of_no_sense(survivor, field, value):
+    assert field in refused(survivor.post("/v1/chat/completions", json={**chat("x"), field: value}))["message"]
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ({"role": "user"}, "content"),
+        ({"role": "stranger", "content": "x"}, "stranger"),
+        ({"role": "user", "content": [{"type": "sound"}]}, "sound"),
+        ({"content": "x"}, "role"),
+    ],
+)
+def test_messages_of_no_sense(survivor, message, problem):
+    body = {"messages": [message], "max_tokens": 1}
+    assert problem in refused(survivor.post("/v1/chat/completions", json=body))["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/completion", "/tokenize", "/apply-template"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff\xfe", b'{"messages": "\\ud800"}', b'{"a": "\\u0000"}', b"[" * 100_000, b"5"]
+)
+def test_bodies_that_are_none(survivor, path, body):
+    refused(survivor.post(path, content=body))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/latest/meta-data/", "file:///etc/passwd", "data:image/png;base64,"]
+)
+def test_media_are_never_fetched(survivor, url):
+    part = {"type": "image_url", "image_url": {"url": url}}
+    assert "image_url" in refused(survivor.post("/v1/chat/completions", json=chat([part])))["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/completion"])
+@pytest.mark.parametrize("prompt", ["", [], [[]], ["x", ""]])
+def test_empty_prompts(survivor, path, prompt):
+    assert refused(survivor.post(path, json={"prompt": prompt}))["param"] == "prompt"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/completion"])
+def test_context_overflow_has_counts(survivor, path):
+    error = refused(survivor.post(path, json={"prompt": "word " * 2000}))
+    assert error["type"] == "exceed_context_size_error"
+    assert error["n_prompt_tokens"] > error["n_ctx"] == 512
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_tokens": -1}, {"max_tokens": 10**9}])
+def test_endless_output_ends_with_the_context(survivor, limit):
+    body = {"prompt": "Once", "ignore_eos": True, "temperature": 0, **limit}
+    answer = survivor.post("/v1/completions", json=body).json()
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == 512
+
+
+def deltas(response):
+    frames = [frame for frame in response.text.split("\n\n") if frame.startswith("data: {")]
+    chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames]
+    return [choice["text"] for chunk in chunks for choice in chunk["choices"]]
+
+
+class Saying:
+    """An engine that gives the same tokens to every request."""
+
+    def __init__(self, token_ids):
+        self._token_ids = token_ids
+
+    def submit(self, request):
+        for token_id in self._token_ids:
+            request.stop(Token(token_id))
+        request.deliver(Finished("stop", Usage(), Timings()))
+
+
+def test_characters_are_never_split(demo, demo_llm, monkeypatch):
+    text = "né 🙂🙃 漢字"
+    ids = demo_llm.tokenizer.encode(text)
+    assert len(ids) > len(text), "characters of several tokens"
+    monkeypatch.setattr(demo_llm, "engine", Saying(ids))
+    shown = deltas(demo.post("/v1/completions", json={**PROMPT, "stream": True}))
+    assert "".join(shown).strip() == text
+    assert "\ufffd" not in "".join(shown)
+    monkeypatch.setattr(demo_llm, "engine", Saying(ids[:-1]))
+    assert demo.post("/v1/completions", json=PROMPT).json()["choices"][0]["text"].endswith("\ufffd")
+
+
+@pytest.mark.parametrize("length", [1, 3, 7])
+def test_stop_strings_across_pieces_are_hidden(survivor, length):
+    body = {"prompt": "Once", "temperature": 0, "max_tokens": 40, "ignore_eos": True}
+    free = survivor.post("/v1/completions", json=body).json()["choices"][0]["text"]
+    stop = free[20 : 20 + length]
+    expected = free[: free.index(stop)]
+    answer = survivor.post("/v1/completions", json={**body, "stop": stop}).json()["choices"][0]
+    assert (answer["text"], answer["finish_reason"]) == (expected, "stop")
+    assert "".join(deltas(survivor.post("/v1/completions", json={**body, "stop": stop, "stream": True}))) == expected
+
+
+def test_special_tokens_in_a_users_text_are_text(survivor, demo_llm):
+    eos = demo_llm.tokenizer.eos_token
+    plain = survivor.post("/apply-template", json=chat(f"a {eos} b")).json()["prompt"]
+    assert eos in plain
+    answer = survivor.post("/v1/chat/completions", json=chat(f"a {eos} b")).json()
+    with_plain = survivor.post("/v1/chat/completions", json=chat("a b")).json()
+    spelled = len(demo_llm.tokenizer.encode(f"a {eos} b")) - len(demo_llm.tokenizer.encode("a b"))
+    assert answer["usage"]["prompt_tokens"] - with_plain["usage"]["prompt_tokens"] == spelled > 1
+
+
+def test_a_megabyte_of_one_character_is_refused_in_linear_time(survivor):
+    started = time.perf_counter()
+    refused(survivor.post("/v1/chat/completions", json=chat("a" * 1_000_000)))
+    first = time.perf_counter() - started
+    assert first < 30  # quadratic time is minutes
+
+
+def test_a_burst_is_told_to_come_again(demo, demo_llm):
+    places = demo_llm.engine.config.n_parallel + demo_llm.engine.config.max_queue
+    streams = [demo_llm.generate("x", stream=True, ignore_eos=True) for _ in range(places)]
+    try:
+        response = demo.post("/v1/completions", json=PROMPT)
+        assert refused(response, 429)["type"] == "rate_limit_error"
+        assert int(response.headers["retry-after"]) > 0
+        assert demo.get("/health").status_code == 200
+    finally:
+        for stream in streams:
+            stream.cancel()

@@ -1,0 +1,83 @@
+"""``/metrics`` as Prometheus reads it."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from stride.server import Models, Settings, create_app
+
+
+def scrape(client):
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert all(family.documentation for family in families.values())
+    return families
+
+
+def value(families, name, **labels):
+    samples = [sample for family in families.values() for sample in family.samples if sample.name == name]
+    (sample,) = [s for s in samples if labels.items() <= s.labels.items()]
+    return sample.value
+
+
+def test_counters_grow_by_what_was_done(demo, demo_llm):
+    before = scrape(demo)
+    for _ in range(2):
+        demo.ask("/v1/completions", prompt="Once upon", max_tokens=5, ignore_eos=True)
+    after = scrape(demo)
+
+    def grown(name, **labels):
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    model = {"model": demo_llm.name}
+    assert grown("stride:tokens_predicted_total", **model) == 10
+    assert grown("stride:prompt_tokens_total", **model) >= 2
+    assert grown("stride:prompt_seconds_total", **model) > 0
+    assert grown("stride:tokens_predicted_seconds_total", **model) > 0
+    assert grown("stride:n_decode_total", **model) >= 10
+    for name, count in {"queue_seconds": 2, "first_token_seconds": 2, "inter_token_seconds": 8}.items():
+        assert grown(f"stride:{name}_count", **model) == count
+        assert grown(f"stride:{name}_bucket", **model, le="+Inf") == count
+        assert grown(f"stride:{name}_sum", **model) >= 0
+    assert grown("stride:generated_tokens_per_second_count", **model) == 2
+    assert grown("stride:step_sequences_count", **model) == grown("stride:n_decode_total", **model)
+    assert value(after, "stride:http_requests_total", method="POST", path="/v1/completions", status="200") == 2
+
+
+def test_gauges_say_what_is_going_on(demo, demo_llm):
+    stream = demo_llm.generate("Once", ignore_eos=True, stream=True)
+    next(iter(stream))
+    families = scrape(demo)
+    stream.cancel()
+    assert value(families, "stride:requests_processing") == 1
+    assert value(families, "stride:requests_deferred") == 0
+    assert 0 < value(families, "stride:kv_cache_usage_ratio") <= 1
+    assert value(families, "stride:kv_cache_bytes") == demo_llm.info["kv_bytes"]
+    assert value(families, "stride:resident_memory_bytes") > 1 << 20
+    assert value(families, "stride:predicted_tokens_seconds") >= 0
+
+
+def test_buckets_are_cumulative(demo):
+    demo.ask("/v1/completions", prompt="Once", max_tokens=3)
+    samples = [s for s in scrape(demo)["stride:step_seconds"].samples if s.name.endswith("_bucket")]
+    counts = [sample.value for sample in samples]
+    assert counts == sorted(counts)
+    assert counts[-1] > 0
+
+
+def test_made_up_paths_are_one(demo):
+    for i in range(5):
+        demo.get(f"/made/up/{i}")
+    paths = {sample.labels["path"] for sample in scrape(demo)["stride:http_requests"].samples}
+    assert "none" in paths
+    assert not any("made" in path for path in paths)
+
+
+def test_there_are_metrics_before_there_is_a_model(scripted):
+    client, _ = scripted()
+    loading = type(client)(create_app(Models({"": lambda stopping: None}), Settings()))
+    families = scrape(loading)
+    assert value(families, "stride:uptime_seconds") >= 0
+    assert families["stride:tokens_predicted"].samples == []
