@@ -31,7 +31,7 @@ from stride.errors import (
     RequestError,
     UnsupportedError,
 )
-from stride.gguf import GGUFFile, Metadata, fingerprint, open_gguf
+from stride.gguf import GGUFFile, Metadata, census, fingerprint, open_gguf
 from stride.memory import Plan, Wishes
 from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
@@ -307,6 +307,20 @@ class LLM:
         """The prompt that `chat` would run, as text; ``kwargs`` go to the template."""
         return self._render(messages, tools or (), kwargs)[0].text
 
+    def count_tokens(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Tool | Mapping[str, Any]] = (),
+        template_kwargs: Mapping[str, Any] | None = None,
+        constraints: Constraints = NO_CONSTRAINTS,
+    ) -> int:
+        """Tokens of the prompt that `chat_stream` would run."""
+        offered = () if constraints.tool_choice == "none" else tools
+        effort = constraints.reasoning_effort
+        variables = {} if effort is None else {"reasoning_effort": effort}
+        rendered, _ = self._render(messages, offered, {**variables, **(template_kwargs or {})})
+        return len(self.tokenizer.encode_prompt(rendered.pieces))
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which special tokens are recognised; BOS first where the model wants it."""
         ids = self.tokenizer.encode(text, special=True)
@@ -374,6 +388,7 @@ class LLM:
             "name": self.name,
             "path": str(self.path),
             "architecture": self.config.architecture,
+            "quantization": census.grouped(self._file.tensors.values(), lambda tensor: tensor.type.label)[0].label,
             "n_vocab": self.config.n_vocab,
             "n_ctx": self.n_ctx,
             "n_ctx_train": self.config.context_length,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from stride import LLM
 from stride.chat.constraints import Constraints, TextFormat
@@ -23,6 +26,8 @@ from stride.server import Models, Settings, create_app
 from stride.types import Event, Finish, SamplingParams, Timings, Usage
 
 FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
+
+FACTS = {"architecture": "script", "quantization": "Q8_0"}
 
 
 @dataclass
@@ -78,11 +83,12 @@ class ScriptedModel:
     engine: object = field(default_factory=object)
     template: Any = field(default_factory=lambda: SimpleNamespace(source="{{ messages }}"))
     tokenizer: Any = field(default_factory=lambda: SimpleNamespace(bos_token="", eos_token="</s>"))
+    tool_format: Any = field(default_factory=lambda: SimpleNamespace(reasoning=("<think>", "</think>"), call=print))
 
     @property
     def info(self) -> dict[str, Any]:
         numbers = dict.fromkeys(("n_vocab", "n_ctx", "n_ctx_train", "n_params", "file_bytes", "kv_bytes"), 1)
-        return {**numbers, "path": "scripted.gguf", "n_parallel": 1, "kv_type": "f16", "backend": "script"}
+        return {**numbers, "path": "scripted.gguf", "n_parallel": 1, "kv_type": "f16", "backend": "script", **FACTS}
 
     def scoped(self, cache_scope: str) -> ScriptedModel:
         self.scopes.append(cache_scope)
@@ -92,6 +98,10 @@ class ScriptedModel:
         self, messages: Any, tools: Any, params: SamplingParams, variables: Any, constraints: Constraints
     ) -> Script:
         return self._start(messages, tools, params, variables, constraints)
+
+    def count_tokens(self, messages: Any, tools: Any, variables: Any, constraints: Constraints) -> int:
+        self.asked.append((messages, tools, variables, constraints))
+        return 7
 
     def stream(self, prompt: Any, params: SamplingParams, text_format: TextFormat | None) -> Script:
         return self._start(prompt, params, text_format)
@@ -155,6 +165,51 @@ def demo_llm() -> Iterator[LLM]:
 def demo(demo_llm: LLM) -> Client:
     """A client of an application with the demo model."""
     return Client(create_app(Models.of(demo_llm), Settings()))
+
+
+class Live:
+    """An application with a scripted model, on a port of this machine, for clients that open connections."""
+
+    def __init__(self) -> None:
+        self.model = ScriptedModel()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        app = create_app(Models.of(self.model), Settings())  # type: ignore[arg-type]
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
+        self._thread.start()
+
+    def play(self, *steps: Event | float | Exception) -> ScriptedModel:
+        """What the model says from now on."""
+        self.model.steps = steps
+        self.model.asked.clear()
+        self.model.streams.clear()
+        return self.model
+
+    def wait_until_cancelled(self) -> None:
+        """The last stream was cancelled, by whoever went away."""
+        ends = time.monotonic() + 10
+        while not self.model.streams[-1].cancelled.is_set():
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture(scope="session")
+def _live() -> Iterator[Live]:
+    server = Live()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def live(_live: Live) -> Live:
+    _live.play(FINISH)
+    return _live
 
 
 class Served:

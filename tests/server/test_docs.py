@@ -32,6 +32,11 @@ def test_every_reference_leads_somewhere(document):
         ("/v1/tokenize", {"content", "add_special", "with_pieces"}),
         ("/v1/detokenize", {"tokens"}),
         ("/v1/apply-template", {"messages"}),
+        ("/v1/responses", {"input", "previous_response_id", "text"}),
+        ("/v1/messages", {"messages", "max_tokens", "thinking"}),
+        ("/v1/messages/count_tokens", {"messages", "system"}),
+        ("/api/chat", {"messages", "options", "think"}),
+        ("/api/generate", {"prompt", "raw"}),
     ],
 )
 def test_bodies_are_described(document, path, fields):

@@ -1,5 +1,5 @@
-"""Serve a model over HTTP, as llama-server and OpenAI do: /v1/chat/completions, /v1/completions, /completion,
-/v1/models, /metrics, /health and more, which /docs lists.
+"""Serve a model over HTTP, as llama-server, OpenAI, Anthropic and Ollama do: /v1/chat/completions, /v1/completions,
+/v1/responses, /v1/messages, /api/chat, /completion, /v1/models, /metrics, /health and more, which /docs lists.
 
 A llama-server command line works with the program's name replaced: -ngl, -b, -ub, -fa, -cb, --no-warmup, --mlock,
 --no-mmap, --jinja and other flags that would change nothing here are accepted, and each says so.

@@ -8,15 +8,17 @@ from starlette.exceptions import HTTPException
 
 from stride import __version__
 from stride.errors import StrideError
-from stride.server import docs, errors, native, openai
+from stride.server import anthropic, docs, errors, native, ollama, openai, responses
 from stride.server.guard import Guard, Keys, is_loopback
 from stride.server.limits import Limits
 from stride.server.models import Models
 from stride.server.observe import REQUEST_ID, Observed
 from stride.server.service import Holding, Service, Settings
 
-DIALECTS = (openai, native)
+DIALECTS = (openai, responses, native)
 """Modules with a ``router(service)``; their routes answer under ``/v1`` and without it."""
+FIXED_DIALECTS = (anthropic, ollama)
+"""Those whose routes have their prefix."""
 
 DESCRIPTION = (
     "Routes answer under /v1 and without it. A field that is not known is ignored; a known one with a bad value is an "
@@ -34,10 +36,13 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     service = Service(models, settings)
     app = FastAPI(title="Stride", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     for dialect in DIALECTS:
-        app.include_router(dialect.router(service), prefix="/v1")
-        app.include_router(dialect.router(service), include_in_schema=False)
+        routes = dialect.router(service)
+        app.include_router(routes, prefix="/v1")
+        app.include_router(routes, include_in_schema=False)
+    for dialect in FIXED_DIALECTS:
+        app.include_router(dialect.router(service))
     for kind in (StrideError, HTTPException, Exception):
-        app.add_exception_handler(kind, lambda request, error: errors.response(error))
+        app.add_exception_handler(kind, lambda request, error: errors.response(error, path=request.url.path))
     app.add_middleware(Holding)
     app.add_middleware(
         Limits,

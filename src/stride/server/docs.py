@@ -11,6 +11,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse
 
+from stride.server import errors
+
 _REFERENCE = "#/components/schemas/"
 _ERRORS = {
     "4XX": "The request is refused: it is wrong, not allowed, too large, or there is no room for it now.",
@@ -40,14 +42,15 @@ def install(app: FastAPI) -> None:
 def _document(app: FastAPI) -> dict[str, Any]:
     openapi = get_openapi(title=app.title, version=app.version, routes=app.routes, description=app.description)
     schemas = openapi.setdefault("components", {}).setdefault("schemas", {})
-    schemas["Error"] = _ERROR
-    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's; ours are `Error`
+    schemas.update(_ERROR_SCHEMAS)
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's; ours are errors of their own form
         schemas.pop(unused, None)
-    for methods in openapi["paths"].values():
+    for path, methods in openapi["paths"].items():
+        error = _ERROR_NAMES[errors.form(path)]
         for operation in methods.values():
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 content["schema"] = _moved(content["schema"], schemas)
-            body = {"application/json": {"schema": {"$ref": _REFERENCE + "Error"}}}
+            body = {"application/json": {"schema": {"$ref": _REFERENCE + error}}}
             answers = operation["responses"]
             answers.pop("422", None)
             answers.update({status: {"description": text, "content": body} for status, text in _ERRORS.items()})
@@ -72,6 +75,33 @@ _ERROR = {
             },
         }
     },
+}
+_ERROR_SCHEMAS = {
+    "Error": _ERROR,
+    "AnthropicError": {
+        "title": "AnthropicError",
+        "type": "object",
+        "required": ["type", "error"],
+        "properties": {
+            "type": {"const": "error"},
+            "error": {
+                "type": "object",
+                "required": ["type", "message"],
+                "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+    "OllamaError": {
+        "title": "OllamaError",
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {"type": "string"}},
+    },
+}
+_ERROR_NAMES: dict[errors.Form, str] = {
+    errors.body: "Error",
+    errors.anthropic: "AnthropicError",
+    errors.ollama: "OllamaError",
 }
 
 

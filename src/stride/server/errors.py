@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +35,8 @@ TYPES = {
     503: "unavailable_error",
     504: "timeout_error",
 }
+ANTHROPIC_TYPES = {400: "invalid_request_error", 413: "request_too_large", 500: "api_error", 503: "overloaded_error"}
+"""Where Anthropic's name is another."""
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RequestError, 400),
     (UnsupportedError, 501),
@@ -78,15 +80,42 @@ def body(error: Exception) -> dict[str, Any]:
     return {"error": {"code": status, "message": message, "type": kind, **more}}
 
 
-def response(error: Exception, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as a response, with Retry-After where trying again makes sense."""
-    content = body(error)
-    status = content["error"]["code"]
+def anthropic(error: Exception) -> dict[str, Any]:
+    """The envelope of an error as Anthropic's clients read it."""
+    problem = body(error)["error"]
+    kind = ANTHROPIC_TYPES.get(problem.pop("code"), problem["type"])
+    return {"type": "error", "error": {**problem, "type": kind}}
+
+
+def ollama(error: Exception) -> dict[str, Any]:
+    """An error as Ollama's clients read it."""
+    return {"error": body(error)["error"]["message"]}
+
+
+Form = Callable[[Exception], dict[str, Any]]
+FORMS: tuple[tuple[str, Form], ...] = (
+    ("/v1/messages", anthropic),
+    ("/api/", ollama),
+    ("", body),
+)
+"""Beginning of a route's path → the form of its errors; the first that fits."""
+
+
+def form(path: str) -> Form:
+    """How a route tells errors."""
+    return next(told for start, told in FORMS if path.startswith(start))
+
+
+def response(error: Exception, headers: Mapping[str, str] | None = None, path: str = "") -> JSONResponse:
+    """An error as a response in the form of its route, which says whether and when to try again where clients guess."""
+    status = body(error)["error"]["code"]
     retry = {}
     if status in RETRY_SECONDS:
         seconds = error.retry_seconds if isinstance(error, OverloadedError) else RETRY_SECONDS[status]
         retry = {"Retry-After": str(max(1, math.ceil(seconds)))}
-    return JSONResponse(content, status, {**retry, **(headers or {})})
+    elif status == 501:
+        retry = {"x-should-retry": "false"}  # OpenAI's and Anthropic's clients try again after any other 5xx
+    return JSONResponse(form(path)(error), status, {**retry, **(headers or {})})
 
 
 def invalid(error: ValidationError) -> RequestError:

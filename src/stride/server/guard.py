@@ -95,7 +95,8 @@ class Guard:
             key = self._keys.find(_given_key(headers))
             refusal = self._refusal(scope["path"], headers, key is not None)
             if refusal is not None:
-                return await response(refusal, HEADERS.get(refusal.status_code))(scope, receive, send)
+                path = scope["path"]
+                return await response(refusal, HEADERS.get(refusal.status_code), path)(scope, receive, send)
             scope[KEY] = key or ""
         return await self.app(scope, receive, send)
 

@@ -56,7 +56,7 @@ class Limits:
             with self._counted(self._usages[scope.get(KEY, "")]), self._body(receive) as bounded:
                 return await self.app(scope, bounded, send)
         except OverloadedError as error:
-            return await response(error)(scope, receive, send)
+            return await response(error, path=scope["path"])(scope, receive, send)
 
     @contextmanager
     def _counted(self, usage: _Usage) -> Iterator[None]:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stride.errors import StrideError
-from stride.server import errors, sse
+from stride.server import sse
 from stride.server.feed import EventSource, Feed
 from stride.server.observe import note
 from stride.server.wire import timings
@@ -148,7 +148,7 @@ async def _frames(
         try:
             events = await feed.next(ping_seconds)
         except StrideError as error:
-            yield framing.frame(errors.body(error))
+            yield framing.frame(framing.error(error))
             return
 
 

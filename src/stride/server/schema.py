@@ -22,7 +22,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_N_PROBS = 256
 
 
-def _strings(value: object) -> object:
+def strings(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
@@ -45,7 +45,7 @@ def _token_biases(value: object) -> object:
     return value
 
 
-_STRINGS = BeforeValidator(_strings, json_schema_input_type=str | list[str])
+_STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
 _PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]])
 _TOKEN_BIASES = BeforeValidator(_token_biases, json_schema_input_type=dict[str, float] | list[list[int | float | bool]])
 
@@ -54,6 +54,20 @@ class Schema(BaseModel):
     """Unknown fields are ignored, as OpenAI's server does; nothing is converted: "5" is no number."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Streamable(Schema):
+    """What dialects ask of a streamed answer that are not OpenAI's: nothing more than that it is one."""
+
+    stream: bool | None = None
+
+    @property
+    def timings_per_token(self) -> bool:
+        return False
+
+    @property
+    def wants_usage(self) -> bool:
+        return True
 
 
 class StreamOptions(Schema):

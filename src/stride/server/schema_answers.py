@@ -153,9 +153,52 @@ class Rendered(Answer):
     prompt: str
 
 
-STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+class MessagesMessage(Answer):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    stop_sequence: str | None
+    usage: dict[str, Any]
 
 
-def answers(model: Any, streamed: bool = False) -> dict[int | str, dict[str, Any]]:
+class TokenCount(Answer):
+    input_tokens: int
+
+
+class ResponsesResponse(Answer):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: str
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+
+
+class OllamaAnswered(Answer):
+    model: str
+    created_at: str
+    done: bool
+    done_reason: str | None = None
+    eval_count: int = 0
+    eval_duration: int = 0
+
+
+class OllamaChatAnswer(OllamaAnswered):
+    message: dict[str, Any]
+
+
+class OllamaGenerateAnswer(OllamaAnswered):
+    response: str
+
+
+EVENTS = "text/event-stream"
+
+
+def answers(model: Any, streamed: bool = False, media_type: str = EVENTS) -> dict[int | str, dict[str, Any]]:
     """A route's responses for the document: one in whole, and, where it may stream, its events."""
-    return {200: {"model": model, "description": "The answer", "content": STREAM if streamed else {}}}
+    content = {media_type: {"schema": {"type": "string"}}} if streamed else {}
+    return {200: {"model": model, "description": "The answer", "content": content}}

@@ -10,6 +10,8 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from stride.server import errors
+
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
@@ -20,14 +22,20 @@ def frame(value: dict[str, Any]) -> bytes:
     return b"data: " + to_json(value).encode() + b"\n\n"
 
 
+def named_frame(value: dict[str, Any]) -> bytes:
+    """One server-sent event that has its type as its name."""
+    return f"event: {value['type']}\n".encode() + frame(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How a stream is written: each chunk, what breaks a silence, and what is said at the end."""
+    """How a stream is written: each chunk, what breaks a silence, what is said at the end, or where it fails."""
 
     end: bytes
     frame: Callable[[dict[str, Any]], bytes] = frame
     ping: bytes = b": ping\n\n"
     media_type: str = "text/event-stream"
+    error: errors.Form = errors.body
 
 
 OPENAI = Framing(end=b"data: [DONE]\n\n")

@@ -1,0 +1,129 @@
+"""Ollama's own routes: chat, generate, and what is known of the models. They pull and make none."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from stride.api import LLM
+from stride.errors import UnsupportedError
+from stride.server.body import read_json
+from stride.server.ollama.answer import NDJSON, OllamaAnswer
+from stride.server.ollama.cards import card, description
+from stride.server.ollama.request import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
+from stride.server.respond import respond
+from stride.server.schema import openapi_body, read
+from stride.server.schema_answers import OllamaChatAnswer, OllamaGenerateAnswer, answers
+from stride.server.service import Service
+
+API_VERSION = "0.12.11"
+"""The release of Ollama whose interface this is; clients refuse servers that are too old."""
+ABSENT = {
+    "embed": "this model generates text, it has no embeddings",
+    "embeddings": "this model generates text, it has no embeddings",
+    "pull": "models come with 'stride pull', and are served from the next start on",
+    "push": "models are files; Stride uploads none",
+    "create": "models are GGUF files; Stride makes none",
+    "copy": "models are files; 'stride serve --alias' names one",
+    "delete": "models are files; remove them as such",
+}
+"""Route → why it does not do what Ollama's does."""
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(prefix="/api")
+    settings = service.settings
+
+    async def llm(http: Request, name: str | None) -> LLM:
+        return await service.llm(http, _without_default_tag(name, service.models.names))
+
+    @routes.post(
+        "/chat",
+        response_model=None,
+        responses=answers(OllamaChatAnswer, True, NDJSON.media_type),
+        openapi_extra=openapi_body(OllamaChatRequest),
+    )
+    async def chat(http: Request) -> Response:
+        """The next turn of a conversation, on lines of JSON or whole."""
+        asked = read(OllamaChatRequest, await read_json(http, settings.max_body_bytes))
+        model = await llm(http, asked.model)
+        answer = OllamaAnswer(service.name(model), "chat")
+        if not asked.messages:
+            return JSONResponse(answer.loaded())
+        stream = await asyncio.to_thread(
+            model.chat_stream,
+            asked.conversation,
+            asked.tools or (),
+            asked.sampling(settings.sampling),
+            settings.template_kwargs,
+            asked.constraints,
+        )
+        return await respond(http, stream, answer, asked, settings.ping_seconds)
+
+    @routes.post(
+        "/generate",
+        response_model=None,
+        responses=answers(OllamaGenerateAnswer, True, NDJSON.media_type),
+        openapi_extra=openapi_body(OllamaGenerateRequest),
+    )
+    async def generate(http: Request) -> Response:
+        """An answer to one prompt, or its continuation, on lines of JSON or whole."""
+        asked = read(OllamaGenerateRequest, await read_json(http, settings.max_body_bytes))
+        asked.check_supported()
+        model = await llm(http, asked.model)
+        answer = OllamaAnswer(service.name(model), "generate")
+        params = asked.sampling(settings.sampling)
+        if not asked.prompt:
+            return JSONResponse(answer.loaded())
+        if asked.raw:
+            stream = await asyncio.to_thread(model.stream, asked.prompt, params, asked.text_format)
+        else:
+            stream = await asyncio.to_thread(
+                model.chat_stream, asked.conversation, (), params, settings.template_kwargs, asked.constraints
+            )
+        return await respond(http, stream, answer, asked, settings.ping_seconds)
+
+    @routes.get("/tags")
+    async def tags() -> dict[str, Any]:
+        """The models that are served."""
+        service.check_ready()
+        loaded = service.models.loaded()
+        return {"models": [card(service, name, loaded.get(name)) for name in service.models.names]}
+
+    @routes.get("/ps")
+    async def loaded() -> dict[str, Any]:
+        """The models that are in memory."""
+        service.check_ready()
+        return {"models": [card(service, name, model) for name, model in service.models.loaded().items()]}
+
+    @routes.post("/show", response_model=None, openapi_extra=openapi_body(OllamaShowRequest))
+    async def show(http: Request) -> dict[str, Any]:
+        """What is known of one model; it is loaded for it."""
+        asked = read(OllamaShowRequest, await read_json(http, settings.max_body_bytes))
+        return description(await llm(http, asked.model), settings.sampling)
+
+    @routes.get("/version")
+    async def version() -> dict[str, Any]:
+        """The release of Ollama whose interface this is."""
+        return {"version": API_VERSION}
+
+    @routes.api_route("/{route}", methods=["POST", "DELETE"], response_model=None, include_in_schema=False)
+    async def absent(route: str) -> Response:
+        raise _absent(route)
+
+    return routes
+
+
+def _without_default_tag(name: str | None, served: tuple[str, ...]) -> str | None:
+    """Ollama's clients say ``name:latest`` where ``name`` is meant."""
+    return name.removesuffix(":latest") if name is not None and name not in served else name
+
+
+def _absent(route: str) -> Exception:
+    if route in ABSENT:
+        return UnsupportedError(f"/api/{route} is not supported: {ABSENT[route]}")
+    return HTTPException(404, "Not Found")

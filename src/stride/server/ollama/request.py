@@ -1,0 +1,181 @@
+"""What Ollama's clients ask, and what it means to the model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field
+
+from stride.api import sampling_params
+from stride.chat.constraints import Constraints, TextFormat
+from stride.errors import RequestError, UnsupportedError
+from stride.server.schema import MAX_N_PROBS, Int32, Schema, Streamable, strings
+from stride.types import SamplingParams
+
+
+class OllamaOptions(Schema):
+    """How to sample. OllamaOptions of loading (num_ctx, num_gpu, num_thread, …) are settled when the server starts.
+
+    Attributes:
+        num_predict: tokens at most; negative is until the context is full.
+    """
+
+    num_predict: Int32 | None = None
+    seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
+    temperature: float | None = None
+    top_k: Int32 | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: Int32 | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    mirostat: Int32 | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    stop: Annotated[list[str], BeforeValidator(strings), Field(max_length=256)] | None = None
+
+
+class OllamaRequest(Streamable):
+    """What chat and generate share. Streaming is the default."""
+
+    model: str | None = None
+    stream: Annotated[bool, BeforeValidator(lambda value: True if value is None else value)] = True
+    options: OllamaOptions | None = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    keep_alive: float | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_N_PROBS)] | None = None
+
+    def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
+        """How to sample: what the request says, else what the server was started with.
+
+        Raises:
+            RequestError: a value out of its range.
+        """
+        given = (self.options or OllamaOptions()).model_dump(exclude_none=True)
+        if "num_predict" in given:
+            given["max_tokens"] = max(-1, given.pop("num_predict"))
+        if self.logprobs:
+            given["logprobs"] = self.top_logprobs or 0
+        return sampling_params({**defaults, **given})
+
+    @property
+    def constraints(self) -> Constraints:
+        """What the answer must be."""
+        effort = self.think if isinstance(self.think, str) else "none" if self.think is False else None
+        return Constraints(text=self.text_format, reasoning_effort=effort)
+
+    @property
+    def text_format(self) -> TextFormat | None:
+        if isinstance(self.format, dict):
+            return TextFormat.json_schema(self.format, "format")
+        return TextFormat.json_object("format") if self.format == "json" else None
+
+
+class OllamaCall(Schema):
+    """A call that the model made earlier."""
+
+    class OllamaFunction(Schema):
+        name: str
+        arguments: dict[str, Any] | None = None
+
+    function: OllamaFunction
+    id: str | None = None
+
+
+class OllamaMessage(Schema):
+    role: str
+    content: str | None = None
+    thinking: str | None = None
+    images: list[Any] | None = None
+    tool_calls: list[OllamaCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class OllamaChatRequest(OllamaRequest):
+    """Body of ``/api/chat``. Without messages it loads the model."""
+
+    messages: list[OllamaMessage] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """The messages as OpenAI's, in which each result of a tool names the call that it answers.
+
+        Raises:
+            RequestError: an image.
+        """
+        unanswered: list[tuple[str, str]] = []  # (id, name) of calls
+        converted = []
+        for index, message in enumerate(self.messages or []):
+            _refuse_images(message.images, "messages.images")
+            calls = []
+            for number, call in enumerate(message.tool_calls or []):
+                call_id = call.id or f"call_{index}_{number}"
+                unanswered.append((call_id, call.function.name))
+                function = {"name": call.function.name, "arguments": call.function.arguments or {}}
+                calls.append({"id": call_id, "type": "function", "function": function})
+            turn: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+            turn["reasoning_content"] = message.thinking
+            if calls:
+                turn["tool_calls"] = calls
+            if message.role == "tool":
+                turn |= _answered(message, unanswered)
+            converted.append(turn)
+        return converted
+
+
+def _answered(message: OllamaMessage, unanswered: list[tuple[str, str]]) -> dict[str, Any]:
+    """Which call a result is of: the one with its id, else the first without a result that has its name."""
+    for call_id, name in unanswered:
+        if call_id == message.tool_call_id or (not message.tool_call_id and message.tool_name in (None, name)):
+            unanswered.remove((call_id, name))
+            return {"tool_call_id": call_id, "name": name}
+    return {"tool_call_id": message.tool_call_id, "name": message.tool_name}
+
+
+class OllamaGenerateRequest(OllamaRequest):
+    """Body of ``/api/generate``: a prompt for the chat template, or, with ``raw``, a text to continue as it stands.
+
+    Without a prompt it loads the model.
+    """
+
+    prompt: str | None = None
+    system: str | None = None
+    raw: bool | None = None
+    images: list[Any] | None = None
+    suffix: str | None = None
+    template: str | None = None
+    context: list[int] | None = None
+
+    def check_supported(self) -> None:
+        """Refuse what would otherwise be ignored in silence.
+
+        Raises:
+            RequestError: an image.
+            UnsupportedError: names the field.
+        """
+        _refuse_images(self.images, "images")
+        for name in ("suffix", "template", "context"):
+            if getattr(self, name):
+                raise UnsupportedError(f"{name} is not supported", field=name)
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.prompt}]
+
+
+class OllamaShowRequest(Schema):
+    """Body of ``/api/show``."""
+
+    model: Annotated[str | None, Field(validation_alias=AliasChoices("model", "name"))] = None
+
+
+def _refuse_images(images: list[Any] | None, field: str) -> None:
+    if images:
+        raise RequestError(f"{field}: this model reads text, not images", field=field)
