@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from stride import __version__
 from stride.errors import StrideError
-from stride.server import errors, native, openai
+from stride.server import errors, native, openai, page
 from stride.server.guard import Guard, Keys, is_loopback
 from stride.server.limits import Limits
 from stride.server.models import Models
@@ -30,6 +30,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     for dialect in DIALECTS:
         app.include_router(dialect.router(service), prefix="/v1")
         app.include_router(dialect.router(service), include_in_schema=False)
+    app.include_router(page.router(), include_in_schema=False)
     for kind in (StrideError, HTTPException, Exception):
         app.add_exception_handler(kind, lambda request, error: errors.response(error))
     app.add_middleware(Holding)
