@@ -48,6 +48,7 @@ export class Chat {
     this.earlier.addEventListener("click", () => this.showEarlier());
     this.newest.addEventListener("click", () => this.follow());
     this.scroller.addEventListener("scroll", () => this.noteScroll(), { passive: true });
+    new ResizeObserver(() => this.follows && this.toBottom()).observe(this.list);
     setInterval(() => this.turn && this.schedule(), TICK_MS);
   }
 
@@ -194,7 +195,6 @@ export class Chat {
     this.earlier.textContent = `Show ${this.first} earlier messages`;
     this.welcome.hidden = this.conversation.messages.length > 0;
     this.showComposer();
-    if (this.follows) this.toBottom();
     this.restMs = Math.min(1000, 4 * (performance.now() - began));
   }
 

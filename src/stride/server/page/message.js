@@ -92,7 +92,7 @@ export class AnswerView {
     this.tools.update(calls, results, isOpen);
     this.waiting.hidden = !turn?.waiting;
     if (turn?.waiting) this.waiting.textContent = `${turn.waiting}… ${seconds(performance.now() - turn.started)}`;
-    this.note.textContent = noteOf(message);
+    this.note.textContent = noteOf(message, running);
     this.error.hidden = !message.error;
     if (this.error.querySelector("p").textContent !== (message.error ?? ""))
       this.error.querySelector("p").textContent = message.error ?? "";
@@ -136,8 +136,9 @@ function thoughtLabel(ms) {
   return ms === undefined ? "Thought" : `Thought for ${seconds(ms)}`;
 }
 
-function noteOf({ stopped, stats }) {
+function noteOf({ stopped, error, stats }, running) {
   if (stopped) return "Stopped.";
+  if (!running && !error && !stats?.finish) return "The page was left before the answer ended.";
   return stats?.finish === "length" ? "The answer ends here because it reached its limit of tokens." : "";
 }
 
@@ -148,7 +149,7 @@ function statsOf({ timings, firstTokenMs }) {
     parts.push([`${decimal(timings.predicted_per_second)} tok/s`, "Speed of generation"]);
     parts.push([`${timings.predicted_n} tokens`, "Tokens of the answer"]);
   }
-  if (firstTokenMs !== undefined) parts.push([`first after ${seconds(firstTokenMs)}`, "Time to the first token"]);
+  if (firstTokenMs !== undefined) parts.push([`first token ${seconds(firstTokenMs)}`, "Time to the first token"]);
   if (timings?.prompt_n) {
     const cached = timings.cache_n ? `, ${timings.cache_n} from the cache` : "";
     parts.push([`prompt ${decimal(timings.prompt_per_second)} tok/s`, `Prompt: ${timings.prompt_n} tokens read${cached}`]);
@@ -157,6 +158,7 @@ function statsOf({ timings, firstTokenMs }) {
 }
 
 function seconds(ms) {
+  if (ms < 100) return `${Math.round(ms)} ms`;
   const value = ms / 1000;
   if (value >= 60) return `${Math.floor(value / 60)} min ${Math.floor(value % 60)} s`;
   return `${value.toFixed(value < 10 ? 1 : 0)} s`;

@@ -48,7 +48,7 @@ export class SettingsDialog {
     }
     for (const name of ["temperature", "top_p", "top_k", "max_tokens"]) {
       const value = defaults[name];
-      this.form.elements[name].placeholder = value === undefined ? "the server's" : String(value);
+      this.form.elements[name].placeholder = value === undefined ? "default" : String(value);
     }
     this.checkTools();
     this.dialog.showModal();
