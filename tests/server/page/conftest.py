@@ -16,12 +16,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from stride.server import Settings, create_app
+from stride.server.errors import LoadingError, response
 from stride.server.process import listen
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-PATIENCE = 20  # seconds; a test that passes waits for none of them
+PATIENCE = 10  # seconds; a test that passes waits for none of them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,10 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Site:
     """An application on a port of its own, and so with browser storage of its own."""
 
-    def __init__(self, model: Any, settings: Settings) -> None:
+    def __init__(self, app: Any, model: Any) -> None:
         self.model = model
         self.is_loaded = True
-        self.app = create_app(lambda: self.model if self.is_loaded else None, settings)
+        self.app = app
         self.port = 0
 
     @property
@@ -48,12 +48,16 @@ class Site:
         """Begin, or begin again on the same port."""
         self._listener = listen("127.0.0.1", self.port)
         self.port = self._listener.getsockname()[1]
-        config = uvicorn.Config(self.app, log_config=None, http="h11", ws="none", lifespan="off")
+        config = uvicorn.Config(self._answer, interface="asgi3", log_config=None, http="h11", ws="none", lifespan="off")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
         self._thread.start()
         while not self._server.started:
             time.sleep(0.005)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        is_page = scope["path"] == "/" or scope["path"].startswith("/page/")
+        await (self.app if self.is_loaded or is_page else response(LoadingError()))(scope, receive, send)
 
     def stop(self) -> None:
         """End, whatever is under way."""
@@ -163,9 +167,8 @@ def site(scripted: Any) -> Iterator[Callable[..., Site]]:
     sites: list[Site] = []
 
     def start(*steps: Any, **settings: Any) -> Site:
-        _, model = scripted(*steps)
-        model.n_ctx = 8192
-        sites.append(Site(model, Settings(**settings)))
+        client, model = scripted(*steps, **settings)
+        sites.append(Site(client.app, model))
         sites[-1].start()
         return sites[-1]
 
@@ -187,6 +190,10 @@ def page(browser: Chrome, site: Any) -> Iterator[Callable[..., Page]]:
     browser.get("about:blank")
     browser.get_log("browser")
     yield start
-    failures = [entry["message"] for entry in browser.get_log("browser") if entry["source"] != "network"]
+    failures = [
+        entry["message"]
+        for entry in browser.get_log("browser")
+        if entry["level"] == "SEVERE" and entry["source"] != "network"
+    ]
     browser.get("about:blank")  # nothing holds a connection while the application ends
     assert failures == []

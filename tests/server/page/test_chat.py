@@ -41,7 +41,7 @@ def test_answer_streams_and_tells_what_it_cost(page):
     for figure in ("75 tok/s", "3 tokens", "first token", "prompt 100 tok/s"):
         assert figure in answer.text
     assert page.find("#send").is_displayed()
-    assert "Context 10 of 8,192" in page.find("#figures").text
+    assert "Context 10 of 128" in page.find("#figures").text
     assert page.find("#announcer").get_attribute("textContent") == "Answer: Hello"
     assert sent(page) == [("user", "Hi"), ("assistant", "Hel"), ("user", "Again")]
 
@@ -68,7 +68,7 @@ def test_reasoning_that_a_person_folds_stays_folded(page):
     page.wait_text(".thought", "one")
     page.click(".thought summary")
     page.wait(lambda: page.find(".thought").get_attribute("open") is None)
-    page.wait_text(".thought summary", "Thinking… 0.6")
+    page.wait_text(".thought summary", "Thinking… 1.")
     assert page.find(".thought").get_attribute("open") is None
     page.click("#stop")
 
@@ -107,16 +107,16 @@ def test_escape_stops_on_both_sides(page):
 
 def test_an_answer_is_made_again_and_the_old_one_can_be_had_back(page):
     page = page().open()
-    page.ask("Hi", ContentDelta("first"), FINISH)
-    page.model.steps = (ContentDelta("second"), FINISH)
+    page.ask("Hi", ContentDelta("alpha"), FINISH)
+    page.model.steps = (ContentDelta("beta"), FINISH)
     page.click(".answer [aria-label='Answer again']")
-    page.wait_text("#messages", "second")
+    page.wait_text("#messages", "beta")
     assert sent(page) == [("user", "Hi")]
-    assert "first" not in page.find("#messages").text
+    assert "alpha" not in page.find("#messages").text
     page.answered()
     page.click("#toast button")
-    page.wait_text("#messages", "first")
-    assert "second" not in page.find("#messages").text
+    page.wait_text("#messages", "alpha")
+    assert "beta" not in page.find("#messages").text
 
 
 def test_a_message_is_edited_and_sent_again(page):

@@ -74,7 +74,7 @@ def test_markdown(render):
         "a\nb": "<p>a<br>b</p>",
         "# a\n\n###### b": "<h3>a</h3><h6>b</h6>",
         "2. a\n3. b": '<ol start="2"><li class=""><span>a</span></li><li class=""><span>b</span></li></ol>',
-        "&lt;b&gt; &eacute; &#x27; &#0; &": "<p>&lt;b&gt; &amp;eacute; ' &amp;#0; &amp;</p>",
+        "&lt;b&gt; &eacute; &#x27; &": "<p>&lt;b&gt; &amp;eacute; ' &amp;</p>",
         "[a](https://x.y/?a=1&b=2)": f'<p><a href="https://x.y/?a=1&amp;b=2" {LINK}>a</a></p>',
         "https://x.y": f'<p><a href="https://x.y/" {LINK}>https://x.y</a></p>',
         "![alt](https://x.y/a.png)": f'<p><a href="https://x.y/a.png" {LINK}>alt</a></p>',

@@ -73,8 +73,9 @@ def test_what_has_come_of_an_answer_is_kept_when_the_page_is_left(page):
     page.wait_text(".answer", "Hel")
     page.open()
     page.click(".conversation")
-    assert "Hel" in page.find(".answer").text
-    assert "before the answer ended" in page.find(".answer .note").text
+    answer = page.find(".answer").text
+    assert "Hel" in answer
+    assert "before the answer ended" in answer or "The connection was lost" in answer
 
 
 def test_deleting_can_be_undone(page):
@@ -113,16 +114,14 @@ def test_exported_conversations_can_be_imported(page, browser, tmp_path):
 
 def test_files_that_are_no_export_are_refused(page, tmp_path):
     page = page().open()
-    bad = conversation(1)
+    bad, worse, wrong = conversation(1), conversation(2), conversation(3)
     bad["messages"][0]["role"] = "system"
+    worse["messages"][1]["stats"] = {"timings": {"predicted_n": None}}
+    wrong["id"] = "../x"
     envelope = {"format": "stride-conversations", "version": 1}
-    for text in (
-        "",
-        "{}",
-        "[]",
-        json.dumps({**envelope, "version": 2, "conversations": []}),
-        json.dumps({**envelope, "conversations": [bad]}),
-    ):
+    exports = [{**envelope, "version": 2, "conversations": []}]
+    exports += [{**envelope, "conversations": [value]} for value in (bad, worse, wrong, None)]
+    for text in ("", "{}", "[]", *map(json.dumps, exports)):
         file = tmp_path / "file.json"
         file.write_text(text)
         page.run("document.getElementById('import-problem').textContent = ''")

@@ -7,8 +7,8 @@ import { Sidebar } from "./sidebar.js";
 import { Status } from "./status.js";
 import { concerns, newConversation } from "./store.js";
 
-const keyDialog = new KeyDialog(() => status.check());
-const settingsDialog = new SettingsDialog(() => status.check());
+const keyDialog = new KeyDialog(() => status.restart());
+const settingsDialog = new SettingsDialog(() => status.restart());
 const status = new Status(() => keyDialog.open());
 const chat = new Chat(show, () => keyDialog.open());
 const sidebar = new Sidebar((conversation) => {

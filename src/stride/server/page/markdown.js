@@ -34,7 +34,9 @@ export class MarkdownView {
   update(text) {
     const tokens = this.show(text.replace(/\r\n?/g, "\n"));
     // The last two blocks may yet become one: "1. a", blank line, "2" is a list and a paragraph until "." follows.
-    for (const token of tokens.slice(0, -2)) this.settle(token);
+    const written = tokens.filter(({ type }) => type !== "space");
+    const end = written.length > 2 ? tokens.indexOf(written.at(-2)) : 0;
+    for (const token of tokens.slice(0, end)) this.settle(token);
   }
 
   /** Show the whole text, read in one piece. */
@@ -158,7 +160,7 @@ function inline(tokens) {
       case "link":
         return link(token.href, inline(token.tokens), token.raw);
       case "image":
-        return link(token.href, [token.text || token.href], token.raw);
+        return link(token.href, [decode(token.text || token.href)], token.raw);
       case "checkbox":
         return [];
       default:

@@ -6,7 +6,7 @@ import { change, settings } from "./settings.js";
 
 const READY_MS = 3000;
 const WAITING_MS = 1000;
-const RESIDENT = /^process_resident_memory_bytes(?:\{[^}]*\})? (\S+)/m;
+const RESIDENT = /^\S*resident_memory_bytes(?:\{[^}]*\})? (\S+)/m;
 
 const NOTICES = {
   loading: "The model is loading. You can write already; the answer comes once it is ready.",
@@ -29,6 +29,12 @@ export class Status {
     document.addEventListener("visibilitychange", () => this.check());
   }
 
+  /** Forget what is known, and ask: what is asked with has changed. */
+  restart() {
+    this.state = "";
+    this.check();
+  }
+
   /** Ask now, and from now on again and again. */
   async check() {
     clearTimeout(this.timer);
@@ -44,7 +50,7 @@ export class Status {
     const signal = AbortSignal.timeout(5000);
     try {
       await request("health", { signal });
-      if (this.state !== "ready") await this.readModels(signal);
+      if (this.state !== "ready" || !this.nCtx) await this.readModels(signal);
       await this.readMemory(signal);
       return "ready";
     } catch (error) {
@@ -54,15 +60,25 @@ export class Status {
   }
 
   async readModels(signal) {
-    const [models, props] = await Promise.all(
-      ["v1/models", "props"].map(async (path) => (await request(path, { signal })).json()),
-    );
-    this.models = models.data;
-    this.defaults = props.default_generation_settings?.params ?? {};
-    this.select.replaceChildren(...this.models.map(({ id }) => h("option", { value: id }, id)));
-    if (!this.models.some(({ id }) => id === settings.model)) change({ model: "" });
+    this.models = (await (await request("v1/models", { signal })).json()).data;
+    this.defaults = await this.readDefaults(signal);
+    const names = this.models.map(({ id }) => id);
+    if (String(names) !== String([...this.select.options].map(({ value }) => value)))
+      this.select.replaceChildren(...names.map((id) => h("option", { value: id }, id)));
+    if (settings.model && !names.includes(settings.model)) change({ model: "" });
     if (settings.model) this.select.value = settings.model;
     this.showModel();
+  }
+
+  /** What holds where a request says nothing. A server of several models tells it of loaded ones only. */
+  async readDefaults(signal) {
+    try {
+      const props = await (await request("props", { signal })).json();
+      return props.default_generation_settings?.params ?? {};
+    } catch (error) {
+      if (![400, 404].includes(error.status)) throw error;
+      return {};
+    }
   }
 
   /** Not every server tells its memory; nothing is shown then. */

@@ -81,13 +81,18 @@ export function toMarkdown(conversation) {
   return `${parts.join("\n\n")}\n`;
 }
 
+/** A conversation that was read, of which nothing is believed. Throws Error where it is none. */
 function checked(value) {
   const isText = (text) => typeof text === "string";
+  const areNumbers = (numbers) => Object.values(numbers ?? {}).every(Number.isFinite);
+  const areStats = ({ timings, finish, ...times }) => areNumbers(timings) && areNumbers(times) && isText(finish ?? "");
   const isCall = (call) => isText(call?.id) && isText(call.function?.name) && isText(call.function.arguments);
   const isMessage = (message) =>
     ROLES.includes(message?.role) &&
     (isText(message.content) || (message.content === null && message.role === "assistant")) &&
     ["undefined", "string"].includes(typeof message.reasoning_content) &&
+    areStats(message.stats ?? {}) &&
+    isText(message.error ?? "") &&
     (message.tool_calls === undefined || (Array.isArray(message.tool_calls) && message.tool_calls.every(isCall)));
   const isConversation =
     /^[0-9a-f]{1,64}$/.test(value?.id) &&
