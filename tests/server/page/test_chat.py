@@ -126,6 +126,7 @@ def test_a_message_is_edited_and_sent_again(page):
     page.click(".user [aria-label='Edit and send again']")
     field = page.driver.switch_to.active_element
     assert field.get_attribute("value") == "Hi"
+    assert page.run("return arguments[0].getBoundingClientRect().top", field) > 0
     field.send_keys(" there" + page.keys.ENTER)
     page.wait(lambda: len(page.all(".message")) == 2)
     page.answered()

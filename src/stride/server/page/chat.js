@@ -48,7 +48,7 @@ export class Chat {
     this.earlier.addEventListener("click", () => this.showEarlier());
     this.newest.addEventListener("click", () => this.follow());
     this.scroller.addEventListener("scroll", () => this.noteScroll(), { passive: true });
-    new ResizeObserver(() => this.follows && this.toBottom()).observe(this.list);
+    new ResizeObserver(() => this.keepBottom()).observe(this.list);
     setInterval(() => this.turn && this.schedule(), TICK_MS);
   }
 
@@ -248,6 +248,11 @@ export class Chat {
     this.follows = true;
     this.newest.hidden = true;
     this.toBottom();
+  }
+
+  /** What grows because a person does something in it stays where it is, unless an answer is coming. */
+  keepBottom() {
+    if (this.follows && (this.turn || !this.list.contains(document.activeElement))) this.toBottom();
   }
 
   toBottom() {

@@ -8,13 +8,15 @@ class Digits {
 }
 
 /**
- * The value of a JSON text, whose numbers are `Digits` in browsers that tell their text.
- * Throws SyntaxError where it is no JSON.
+ * The value of a JSON text, whose numbers are `Digits`. Throws SyntaxError where it is no JSON, or has numbers and the
+ * browser is too old to tell their text; what is shown then is the JSON as it came.
  */
 export function parse(text) {
-  return JSON.parse(text, (key, value, context) =>
-    typeof value === "number" && context?.source ? new Digits(context.source) : value,
-  );
+  return JSON.parse(text, (key, value, context) => {
+    if (typeof value !== "number") return value;
+    if (!context?.source) throw new SyntaxError("this browser does not tell how a number was written");
+    return new Digits(context.source);
+  });
 }
 
 /** A value from `parse` as text, indented. */

@@ -8,6 +8,7 @@
 const PREFIX = "stride.conversation.";
 const FORMAT = "stride-conversations";
 const ROLES = ["user", "assistant", "tool"];
+const TIMINGS = ["cache_n", "prompt_n", "prompt_per_second", "predicted_n", "predicted_per_second"];
 const OWN_FIELDS = ["stats", "error", "stopped"];
 
 export function newConversation() {
@@ -85,7 +86,9 @@ export function toMarkdown(conversation) {
 function checked(value) {
   const isText = (text) => typeof text === "string";
   const areNumbers = (numbers) => Object.values(numbers ?? {}).every(Number.isFinite);
-  const areStats = ({ timings, finish, ...times }) => areNumbers(timings) && areNumbers(times) && isText(finish ?? "");
+  const areTimings = (timings) => areNumbers(timings) && TIMINGS.every((name) => name in timings);
+  const areStats = ({ timings, finish, ...times }) =>
+    (timings === undefined || areTimings(timings)) && areNumbers(times) && isText(finish ?? "");
   const isCall = (call) => isText(call?.id) && isText(call.function?.name) && isText(call.function.arguments);
   const isMessage = (message) =>
     ROLES.includes(message?.role) &&
