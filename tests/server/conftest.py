@@ -88,7 +88,15 @@ class ScriptedModel:
     @property
     def info(self) -> dict[str, Any]:
         numbers = dict.fromkeys(("n_vocab", "n_ctx", "n_ctx_train", "n_params", "file_bytes", "kv_bytes"), 1)
-        return {**numbers, "path": "scripted.gguf", "n_parallel": 1, "kv_type": "f16", "backend": "script", **FACTS}
+        return {
+            **numbers,
+            "n_ctx": self.n_ctx,
+            "path": "scripted.gguf",
+            "n_parallel": 1,
+            "kv_type": "f16",
+            "backend": "script",
+            **FACTS,
+        }
 
     def scoped(self, cache_scope: str) -> ScriptedModel:
         self.scopes.append(cache_scope)
@@ -122,6 +130,7 @@ class Client(httpx.Client):
 
     def __init__(self, app: Any, **arguments: Any) -> None:
         super().__init__(transport=_Bridge(app), base_url="http://localhost", **arguments)
+        self.app = app
 
     def ask(
         self, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None, **body: Any

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from stride import __version__
 from stride.errors import StrideError
-from stride.server import anthropic, docs, errors, native, ollama, openai, responses
+from stride.server import anthropic, docs, errors, native, ollama, openai, page, responses
 from stride.server.guard import Guard, Keys, is_loopback
 from stride.server.limits import Limits
 from stride.server.models import Models
@@ -41,6 +41,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
         app.include_router(routes, include_in_schema=False)
     for dialect in FIXED_DIALECTS:
         app.include_router(dialect.router(service))
+    app.include_router(page.router(), include_in_schema=False)
     for kind in (StrideError, HTTPException, Exception):
         app.add_exception_handler(kind, lambda request, error: errors.response(error, path=request.url.path))
     app.add_middleware(Holding)

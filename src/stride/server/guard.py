@@ -20,7 +20,9 @@ from stride.errors import StrideError
 from stride.server.errors import response
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-OPEN_PATHS = ("/health", "/v1/health")
+OPEN_PATHS = ("/", "/health", "/v1/health")
+OPEN_FOLDER = "/page/"
+"""The web page's files: it asks for the key itself."""
 KEY = "stride.key"
 """Key of a request's scope: which API key it came with, as `Keys.find` names it."""
 HEADERS = {400: {"Connection": "close"}, 401: {"WWW-Authenticate": "Bearer"}}
@@ -108,7 +110,7 @@ class Guard:
         origin = headers.get("origin")
         if self._loopback and origin is not None and not _names_loopback(origin):
             return HTTPException(403, f"this server does not answer pages of {origin!r}")
-        if not has_key and path not in OPEN_PATHS:
+        if not has_key and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
             return HTTPException(401, "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'")
         return None
 
