@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stride.server.guard import is_loopback
+from stride.errors import StrideError
+from stride.server.guard import Keys, is_loopback
 
 ROUTES = [
     ("GET", "/v1/models"),
@@ -102,3 +103,29 @@ def test_pages_of_this_machine_are_served(scripted):
 )
 def test_loopback(host, loopback):
     assert is_loopback(host) is loopback
+
+
+def test_keys_of_a_file_are_read_again(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("# people\nfirst\n")
+    keys = Keys(["given"], file)
+    name = keys.find(b"first")
+    assert name
+    assert "first" not in name
+    file.write_text("second\n")
+    keys.reload()
+    assert [bool(keys.find(key)) for key in (b"given", b"first", b"second")] == [True, False, True]
+
+
+@pytest.mark.parametrize("content", ["", "# nobody\n", None])
+def test_a_file_without_keys_opens_nothing(tmp_path, content):
+    file = tmp_path / "keys"
+    file.write_text("first\n")
+    keys = Keys([], file)
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(StrideError, match="keys"):
+        keys.reload()
+    assert keys.find(b"") is None
+    assert keys.find(b"first")
+    with pytest.raises(StrideError):
+        Keys([], file)
