@@ -23,7 +23,7 @@ async def call(limits: Limits, body=(b"{}",), key: str = "", pause: float = 0.0,
     async def send(message):
         sent.append(message)
 
-    await limits({"type": "http", "method": method, KEY: key}, receive, send)
+    await limits({"type": "http", "method": method, "path": "/", KEY: key}, receive, send)
     return sent[0]["status"], dict(sent[0]["headers"])
 
 

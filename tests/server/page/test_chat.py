@@ -159,9 +159,9 @@ def test_settings_reach_the_model(page):
     assert sent(page)[0] == ("system", "Be brief.")
     params = page.model.params
     assert (params.temperature, params.top_p, params.top_k, params.max_tokens) == (0.5, 0.9, 7, 9)
-    _, tools, _, variables, _ = page.model.asked[-1]
+    _, tools, _, _, constraints = page.model.asked[-1]
     assert tools[0]["function"]["name"] == "get_weather"
-    assert variables == {"reasoning_effort": "low"}
+    assert constraints.reasoning_effort == "low"
     page.open()
     page.ask("Hi")
     assert sent(page)[0] == ("system", "Be brief.")
