@@ -272,14 +272,10 @@ def test_a_key_is_asked_for(page):
     assert page.all("dialog[open]") == []
 
 
-def test_memory_is_shown_where_the_server_tells_it(page):
-    from starlette.responses import PlainTextResponse
-
+def test_memory_is_shown_where_the_server_tells_it(page, served):
     page = page()
-    metrics = PlainTextResponse("# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes 1.5e9\n")
-    page.site.app.add_route("/metrics", lambda request: metrics)
-    page.open()
-    page.wait_text("#memory", "GB")
+    page.driver.get(served.url)
+    page.wait_text("#memory", "MB")
 
 
 def test_the_demo_model_answers(browser, page, served):

@@ -81,7 +81,7 @@ export class Status {
     }
   }
 
-  /** Not every server tells its memory; nothing is shown then. */
+  /** Not every server tells its memory, nor always; nothing is shown then. */
   async readMemory(signal) {
     if (this.tellsNoMemory) return;
     try {
@@ -89,8 +89,8 @@ export class Status {
       const bytes = Number(RESIDENT.exec(text)?.[1]);
       document.getElementById("memory").textContent = bytes > 0 ? `Memory ${gigabytes(bytes)}` : "";
     } catch (error) {
-      if (error.status !== 404) throw error;
-      this.tellsNoMemory = true;
+      if (![404, 500].includes(error.status)) throw error;
+      this.tellsNoMemory = error.status === 404;
     }
   }
 
