@@ -70,11 +70,30 @@ class Streamable(Schema):
         return True
 
 
+class SamplingFields(Schema):
+    """How to sample, in the names that OpenAI, llama-server and Ollama share."""
+
+    stop: Annotated[list[str], _STRINGS, Field(max_length=256)] | None = None
+    seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
+    temperature: float | None = None
+    top_k: Int32 | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: Int32 | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    mirostat: Int32 | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+
+
 class StreamOptions(Schema):
     include_usage: bool | None = None
 
 
-class Request(Schema):
+class Request(SamplingFields):
     """What chat and plain completions share."""
 
     NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {
@@ -96,17 +115,6 @@ class Request(Schema):
     max_tokens: Int32 | None = None
     max_completion_tokens: Int32 | None = None
     n_predict: Int32 | None = None
-    stop: Annotated[list[str], _STRINGS, Field(max_length=256)] | None = None
-    seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
-    temperature: float | None = None
-    top_k: Int32 | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repeat_penalty: float | None = None
-    repeat_last_n: Int32 | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
     dry_multiplier: float | None = None
     dry_base: float | None = None
     dry_allowed_length: Int32 | None = None
@@ -117,9 +125,6 @@ class Request(Schema):
     top_n_sigma: float | None = None
     dynatemp_range: float | None = None
     dynatemp_exponent: float | None = None
-    mirostat: Int32 | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
     logit_bias: Annotated[dict[int, float], _TOKEN_BIASES] | None = None
     ignore_eos: bool | None = None
 

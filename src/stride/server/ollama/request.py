@@ -9,32 +9,18 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from stride.api import sampling_params
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import MAX_N_PROBS, Int32, Schema, Streamable, strings
+from stride.server.schema import MAX_N_PROBS, Int32, SamplingFields, Schema, Streamable
 from stride.types import SamplingParams
 
 
-class OllamaOptions(Schema):
-    """How to sample. OllamaOptions of loading (num_ctx, num_gpu, num_thread, …) are settled when the server starts.
+class OllamaOptions(SamplingFields):
+    """How to sample. Options of loading (num_ctx, num_gpu, num_thread, …) are settled when the server starts.
 
     Attributes:
         num_predict: tokens at most; negative is until the context is full.
     """
 
     num_predict: Int32 | None = None
-    seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
-    temperature: float | None = None
-    top_k: Int32 | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repeat_penalty: float | None = None
-    repeat_last_n: Int32 | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    mirostat: Int32 | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    stop: Annotated[list[str], BeforeValidator(strings), Field(max_length=256)] | None = None
 
 
 class OllamaRequest(Streamable):
