@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stride import ops
-from stride.bench.statistics import summarize
+from stride.bench.statistics import divergences, summarize
 from stride.models import load_model, logits
 from stride.ops.api import Routing
 from stride.ops.numpy import NumpyBackend, routing_scores
@@ -43,17 +43,6 @@ class NumpyWithMargins(NumpyBackend):
             margins = ranked[:, routing.top_k - 1] - ranked[:, routing.top_k]
             self.margins = np.minimum(self.margins, margins)
         return super().route(x, router, bias, routing)
-
-
-def divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of each row's distribution from that of ``exact``, in nats."""
-
-    def log_softmax(x: np.ndarray) -> np.ndarray:
-        shifted: np.ndarray = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
-        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-    p, q = log_softmax(exact), log_softmax(other)
-    return np.asarray((np.exp(p) * (p - q)).sum(axis=-1))
 
 
 def main() -> None:

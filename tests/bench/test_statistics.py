@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stride.bench.statistics import ratio, summarize
+from stride.bench.statistics import divergences, ratio, summarize
 
 
 def test_median_and_interval():
@@ -52,3 +52,11 @@ def test_ratio():
     assert found.median == pytest.approx(2.1)
     assert 2.0 <= found.low <= 2.1 <= found.high <= 2.2
     assert ratio([], [1.0]) is None
+
+
+def test_divergences_are_those_of_the_distributions():
+    exact = np.log([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]])
+    other = np.log([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]])
+    shift = np.array([[3], [-4]])  # logits of the same distribution
+    expected = [0.5 * np.log(2) - 0.25 * np.log(2), 0]
+    np.testing.assert_allclose(divergences(exact, other + shift), expected, atol=1e-12)

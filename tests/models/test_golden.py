@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stride import ops
+from stride.bench.statistics import divergences
 from stride.errors import UnsupportedError
 from stride.models import Decoder, Session, load_model, logits
 from stride.ops.api import PAGE_TOKENS, Batch, Routing
@@ -62,17 +63,6 @@ class NumpyWithMargins(NumpyBackend):
         ranked = np.sort(scores, axis=-1)[:, ::-1]
         self.margins.append(ranked[:, routing.top_k - 1] - ranked[:, routing.top_k])
         return super().route(x, router, bias, routing)
-
-
-def divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of each row's distribution from that of ``exact``, in nats."""
-
-    def log_softmax(x: np.ndarray) -> np.ndarray:
-        shifted: np.ndarray = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
-        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-    p, q = log_softmax(exact), log_softmax(other)
-    return np.asarray((np.exp(p) * (p - q)).sum(axis=-1))
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray, largest: float = 5e-3) -> None:

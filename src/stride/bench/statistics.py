@@ -75,3 +75,14 @@ def _drift(values: FloatArray) -> float | None:
     slope, first = (float(part) for part in np.polyfit(order, values, 1))
     change = slope * (values.size - 1) / first
     return change if abs(correlation) >= DRIFT_CORRELATION and abs(change) > DRIFT_CHANGE else None
+
+
+def divergences(exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> FloatArray:
+    """Kullback-Leibler: of the distributions of logits [n, vocabulary] from those of ``exact``, float64 [n] in nats."""
+
+    def log_softmax(x: npt.NDArray[np.float32]) -> FloatArray:
+        shifted: FloatArray = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+    p, q = log_softmax(exact), log_softmax(other)
+    return np.asarray((np.exp(p) * (p - q)).sum(axis=-1))
