@@ -32,7 +32,7 @@ def masks(llm: LLM) -> dict[str, LogitsMask | None]:
         "calls": answer_grammar(tool_format, [TOOL], Constraints("required"), in_reasoning=False),
         "json": text_grammar(TextFormat.json_schema({"type": "object", "properties": {"w": WORDS}, "required": ["w"]})),
     }
-    compiled = {name: llm.grammars.mask(grammar, name) for name, grammar in grammars.items() if grammar}
+    compiled = {name: llm.masks.grammars.mask(grammar, name) for name, grammar in grammars.items() if grammar}
     return {"free": None, **compiled}
 
 

@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from stride import LLM, SamplingParams, api, demo, memory
-from stride.api import sampling_params
 from stride.chat.stream import StreamParser, collect
 from stride.engine import Finished, Token
 from stride.errors import (
@@ -36,6 +35,7 @@ from stride.types import (
     ToolCallDelta,
     ToolCallStart,
     Usage,
+    sampling_params,
 )
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -404,15 +404,6 @@ def test_an_answer_fits_the_format_asked_for(llm):
     assert json.loads(done.text)["n"] in (1, 2)
     assert re.fullmatch(r"\d{4}-\d\d", llm.generate("x", regex=r"\d{4}-\d\d", max_tokens=20).text)
     assert llm.generate("x", grammar='root ::= "yes" | "no"', max_tokens=20).text in ("yes", "no")
-
-
-@pytest.mark.parametrize(("effort", "expected"), [("none", 0), ("low", 2048)])
-def test_effort_becomes_a_budget_where_the_template_does_not_know_it(llm, monkeypatch, effort, expected):
-    assert "reasoning_effort" not in llm.template.source
-    budgets = []
-    monkeypatch.setattr(api, "ThoughtBudget", lambda mask, budget, *rest: budgets.append(budget))
-    llm.chat(HELLO, reasoning_effort=effort, max_tokens=1)
-    assert budgets == [expected]
 
 
 def test_without_effort_there_is_no_thought(llm):

@@ -13,13 +13,12 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
 
 from stride import __version__, memory, ops
-from stride.chat.answer_grammar import answer_grammar, text_grammar
 from stride.chat.constraints import FIELDS, NO_CONSTRAINTS, Constraints, TextFormat, read_constraints
-from stride.chat.grammar import GrammarCompiler
+from stride.chat.masks import AnswerMasks
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
-from stride.chat.reasoning import EFFORT_BUDGETS, ThoughtBudget
+from stride.chat.reasoning import effort_variables
 from stride.chat.stream import StreamParser
 from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
 from stride.chat.tokenizer import Tokenizer
@@ -37,7 +36,7 @@ from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, KVType
 from stride.stream import Stream
-from stride.types import Completion, LogitsMask, Message, SamplingParams, Tool
+from stride.types import Completion, Message, SamplingParams, Tool, sampling_params
 
 MAX_TOOLS = 512
 """Tools of one request: their grammar takes a quarter of a second to compile then."""
@@ -107,8 +106,8 @@ class LLM:
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
             opened.callback(self.template.close)
             self.tool_format = detect_format(self.template.source, self.config.architecture)
-            self.grammars = GrammarCompiler(self.tokenizer, self.tool_format.shown_tokens)
-            self._text_grammars = GrammarCompiler(self.tokenizer, ())
+            knows_efforts = "reasoning_effort" in self.template.source
+            self.masks = AnswerMasks(self.tokenizer, self.tool_format, knows_efforts)
             self.backend = ops.load(backend, threads, self._file.paths)
             prefixes = cache_ram if cache_ram is None or cache_ram < 0 else cache_ram << 20
             self.plan = self._plan(Wishes(n_ctx, n_parallel, kv_type, prefixes))
@@ -224,9 +223,7 @@ class LLM:
     ) -> Stream:
         """`generate` as a stream of events, all of them content, which as a whole matches ``text_format``."""
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
-        mask = None
-        if text_format is not None:
-            mask = self._text_grammars.mask(text_grammar(text_format), text_format.field)
+        mask = None if text_format is None else self.masks.text(text_format)
         return Stream(
             self.engine, self.tokenizer, ids, params or SamplingParams(), mask=mask, cache_scope=self.cache_scope
         )
@@ -244,51 +241,13 @@ class LLM:
             raise RequestError("there are no messages", field="messages")
         if len(tools) > MAX_TOOLS:
             raise RequestError(f"tools are {len(tools)}, but may be {MAX_TOOLS} at most", field="tools")
-        if constraints.tool_choice == "none":
-            tools = ()
-        variables = {**_effort_variables(constraints), **(template_kwargs or {})}
-        rendered, offered = self._render(messages, tools, variables)
+        rendered, offered = self._conversation(messages, tools, template_kwargs, constraints)
         in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
-        mask = self._mask(offered, constraints, in_reasoning)
+        mask = self.masks.answer(offered, constraints, in_reasoning)
         constrained = bool(offered) and bool(self.tool_format.shapes)
         parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained)
         ids = self.tokenizer.encode_prompt(rendered.pieces)
         return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser, mask, self.cache_scope)
-
-    def _mask(self, tools: Sequence[Tool], constraints: Constraints, in_reasoning: bool) -> LogitsMask | None:
-        """What keeps an answer to what is asked of it, if anything is.
-
-        Raises:
-            RequestError: it cannot be enforced; names the field.
-        """
-        mask: LogitsMask | None = None
-        grammar = answer_grammar(self.tool_format, tools, constraints, in_reasoning)
-        if grammar is not None:
-            if constraints.text is not None and tools:  # an error of the format alone is not the tools'
-                self._text_grammars.mask(text_grammar(constraints.text), constraints.text.field)
-            field = constraints.text.field if constraints.text is not None and not tools else "tools"
-            try:
-                mask = self.grammars.mask(grammar, field)
-            except RequestError:
-                self._blame_tool(tools)
-                raise
-        budget = constraints.reasoning_budget
-        if budget is None and constraints.reasoning_effort and "reasoning_effort" not in self.template.source:
-            budget = EFFORT_BUDGETS[constraints.reasoning_effort]
-        if budget is None or self.tool_format.reasoning is None:
-            return mask
-        return ThoughtBudget(mask, budget, self.tokenizer, self.tool_format, tools, in_reasoning)
-
-    def _blame_tool(self, tools: Sequence[Tool]) -> None:
-        """Find the tool that cannot be enforced.
-
-        Raises:
-            RequestError: names it.
-        """
-        for tool in tools:
-            grammar = answer_grammar(self.tool_format, [tool], Constraints("required"), in_reasoning=False)
-            assert grammar is not None
-            self.grammars.mask(grammar, "tools", repr(tool.name))
 
     def scoped(self, cache_scope: str) -> Self:
         """The same model for one user: requests share prompts, and what their times tell, only within a scope."""
@@ -315,10 +274,7 @@ class LLM:
         constraints: Constraints = NO_CONSTRAINTS,
     ) -> int:
         """Tokens of the prompt that `chat_stream` would run."""
-        offered = () if constraints.tool_choice == "none" else tools
-        effort = constraints.reasoning_effort
-        variables = {} if effort is None else {"reasoning_effort": effort}
-        rendered, _ = self._render(messages, offered, {**variables, **(template_kwargs or {})})
+        rendered, _ = self._conversation(messages, tools, template_kwargs, constraints)
         return len(self.tokenizer.encode_prompt(rendered.pieces))
 
     def tokenize(self, text: str) -> list[int]:
@@ -351,6 +307,18 @@ class LLM:
         """
         decoder = self._decoder if backend is None else self._decoder.on(backend)
         return Session(decoder, n_ctx, self.kv_type)
+
+    def _conversation(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        tools: Sequence[Tool | Mapping[str, Any]],
+        template_kwargs: Mapping[str, Any] | None,
+        constraints: Constraints,
+    ) -> tuple[RenderedPrompt, list[Tool]]:
+        """`_render` of a request: without the tools that it forbids, with the effort that it wants."""
+        offered = () if constraints.tool_choice == "none" else tools
+        variables = effort_variables(constraints.reasoning_effort)
+        return self._render(messages, offered, {**variables, **(template_kwargs or {})})
 
     def _render(
         self,
@@ -421,41 +389,6 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Constraints, dict[str, A
     """What the answer must be, and the sampling parameters."""
     sampling = {name: value for name, value in options.items() if name not in FIELDS}
     return read_constraints(options), sampling
-
-
-def _effort_variables(constraints: Constraints) -> dict[str, Any]:
-    """What the chat template hears of the effort: its name, and the switch that many templates have."""
-    effort = constraints.reasoning_effort
-    if effort is None:
-        return {}
-    return {"reasoning_effort": effort, **({"enable_thinking": False} if effort == "none" else {})}
-
-
-def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
-    """`SamplingParams` from keywords; None means the default, one stop string may stand alone.
-
-    As in llama.cpp, -1 means no limit (``max_tokens``), a random one (``seed``) and off (``top_k``, ``top_n_sigma``).
-
-    Raises:
-        RequestError: a field that does not exist, or a value out of range.
-    """
-    given = {name: value for name, value in fields.items() if value is not None}
-    known = SamplingParams.__dataclass_fields__
-    unknown = sorted(given.keys() - known.keys())
-    if unknown:
-        name = unknown[0]
-        raise RequestError(f"there is no sampling parameter {name!r}; there are: {', '.join(known)}", field=name)
-    for name in ("max_tokens", "seed"):
-        if given.get(name) == -1:
-            del given[name]
-    for name in ("top_k", "top_n_sigma"):
-        if given.get(name) == -1:
-            given[name] = 0
-    for name in ("stop", "dry_sequence_breakers"):
-        texts = given.get(name)
-        if isinstance(texts, Sequence):
-            given[name] = (texts,) if isinstance(texts, str) else tuple(texts)
-    return SamplingParams(**given)
 
 
 def model_path(model: str | Path | None) -> Path:

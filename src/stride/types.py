@@ -161,6 +161,33 @@ class SamplingParams:
             _check(good, name, texts, "made of strings that are not empty")
 
 
+def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
+    """`SamplingParams` from keywords; None means the default, one stop string may stand alone.
+
+    As in llama.cpp, -1 means no limit (``max_tokens``), a random one (``seed``) and off (``top_k``, ``top_n_sigma``).
+
+    Raises:
+        RequestError: a field that does not exist, or a value out of range.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    known = SamplingParams.__dataclass_fields__
+    unknown = sorted(given.keys() - known.keys())
+    if unknown:
+        name = unknown[0]
+        raise RequestError(f"there is no sampling parameter {name!r}; there are: {', '.join(known)}", field=name)
+    for name in ("max_tokens", "seed"):
+        if given.get(name) == -1:
+            del given[name]
+    for name in ("top_k", "top_n_sigma"):
+        if given.get(name) == -1:
+            given[name] = 0
+    for name in ("stop", "dry_sequence_breakers"):
+        texts = given.get(name)
+        if isinstance(texts, Sequence):
+            given[name] = (texts,) if isinstance(texts, str) else tuple(texts)
+    return SamplingParams(**given)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenSet:
     """Some tokens of a vocabulary: ``ids``, ascending, or all but these where ``excluded``."""

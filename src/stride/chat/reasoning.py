@@ -24,6 +24,13 @@ EFFORT_BUDGETS: Mapping[str, int | None] = {
 _TAIL = 512  # characters that are searched for tags; longer than any of them
 
 
+def effort_variables(effort: str | None) -> dict[str, str | bool]:
+    """What the chat template hears of the effort: its name, and the switch that many templates have."""
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, **({"enable_thinking": False} if effort == "none" else {})}
+
+
 class ThoughtBudget:
     """A `LogitsMask` around another, or around none: counts the tokens of the thought, then forces its end.
 

@@ -140,10 +140,10 @@ def command(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", "--log-verbose", help="Log each request.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log each request as a line of JSON.")] = False,
 ) -> None:
-    from stride.api import sampling_params
     from stride.errors import RequestError
     from stride.server import Models, Settings
     from stride.server.process import serve
+    from stride.types import sampling_params
 
     if cache_type_k != cache_type_v:
         raise RequestError(f"keys ({cache_type_k}) and values ({cache_type_v}) must be of one type", field="-ctv")

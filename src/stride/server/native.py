@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
-from stride.api import LLM, sampling_params
+from stride.api import LLM
 from stride.errors import RequestError
 from stride.server import metrics
 from stride.server.body import read_json
@@ -29,6 +29,7 @@ from stride.server.schema_answers import Detokenized, NativeCompletion, Rendered
 from stride.server.service import Service
 from stride.server.wire import FINGERPRINT
 from stride.server.wire_native import NativeAnswer, NativeChoices, generation_settings, whole_settings
+from stride.types import sampling_params
 
 
 def router(service: Service) -> APIRouter:

@@ -9,11 +9,10 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from stride.api import sampling_params
 from stride.chat.constraints import REASONING_FIELDS, Constraints, read_constraints
 from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
-from stride.types import SamplingParams
+from stride.types import SamplingParams, sampling_params
 
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 MAX_CHOICES = 64

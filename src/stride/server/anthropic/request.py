@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from stride.api import sampling_params
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice, read_constraints
 from stride.errors import RequestError, UnsupportedError
 from stride.server.schema import Int32, Schema, Streamable
-from stride.types import Message, SamplingParams, Tool
+from stride.types import Message, SamplingParams, Tool, sampling_params
 from stride.types import ToolCall as Call
 
 Block = dict[str, Any]

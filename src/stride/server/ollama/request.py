@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
-from stride.api import sampling_params
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import RequestError, UnsupportedError
 from stride.server.schema import MAX_N_PROBS, Int32, SamplingFields, Schema, Streamable
-from stride.types import SamplingParams
+from stride.types import SamplingParams, sampling_params
 
 
 class OllamaOptions(SamplingFields):

@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from stride.api import sampling_params
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice
 from stride.errors import RequestError, UnsupportedError
 from stride.server.responses.items import Item
 from stride.server.schema import MAX_N_PROBS, Int32, Schema, Streamable
-from stride.types import SamplingParams, Tool
+from stride.types import SamplingParams, Tool, sampling_params
 
 LOGPROBS = "message.output_text.logprobs"
 

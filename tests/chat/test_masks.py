@@ -1,0 +1,51 @@
+"""What is asked of an answer becomes one mask, whose errors name what cannot be enforced."""
+
+from dataclasses import replace
+
+import pytest
+
+from stride.chat import masks
+from stride.chat.constraints import Constraints, TextFormat
+from stride.chat.masks import AnswerMasks
+from stride.chat.parsers import STEP_XML
+from stride.chat.parsers.format import THINK
+from stride.errors import RequestError
+from stride.types import Tool
+
+STEP = replace(STEP_XML, reasoning=THINK)
+NOW = Tool("now", parameters={"type": "object", "properties": {}})
+ENDLESS = Tool("endless", parameters={"$ref": "#"})
+
+
+@pytest.fixture
+def budgets(monkeypatch):
+    """The budgets of reasoning that masks were made with."""
+    made = []
+    monkeypatch.setattr(masks, "ThoughtBudget", lambda mask, budget, *rest: made.append(budget))
+    return made
+
+
+def test_an_answer_of_which_nothing_is_asked_has_no_mask(tokenizer):
+    assert AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([], Constraints(), in_reasoning=True) is None
+
+
+@pytest.mark.parametrize(("effort", "expected"), [("none", [0]), ("low", [2048]), ("high", [])])
+def test_effort_becomes_a_budget_where_the_template_does_not_know_it(tokenizer, budgets, effort, expected):
+    asked = Constraints(reasoning_effort=effort)
+    AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([], asked, in_reasoning=True)
+    assert budgets == expected
+    AnswerMasks(tokenizer, STEP, knows_efforts=True).answer([], asked, in_reasoning=True)
+    assert budgets == expected
+
+
+def test_the_tool_that_cannot_be_enforced_is_named(tokenizer):
+    with pytest.raises(RequestError, match="'endless'") as caught:
+        AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([NOW, ENDLESS], Constraints(), in_reasoning=False)
+    assert caught.value.field == "tools"
+
+
+def test_a_format_that_cannot_be_enforced_is_not_blamed_on_the_tools(tokenizer):
+    asked = Constraints(text=TextFormat("regex", "(", "regex"))
+    with pytest.raises(RequestError) as caught:
+        AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([NOW], asked, in_reasoning=False)
+    assert caught.value.field == "regex"
