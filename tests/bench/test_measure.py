@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from stride.bench.measure import measure
+from stride.bench import measure as measuring
+from stride.bench.plan import Plan
+from stride.bench.results import Results, TargetResult
 from stride.bench.targets import Url
-from stride.bench.tasks import CODING, SPEED, TASKS, TOOL_CALLS
+from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, WARM, deep
 
 PAUSE = 0.05
 
@@ -17,15 +19,29 @@ class Quiet:
     def __init__(self, stop_after: int | None = None) -> None:
         self.lines: list[str] = []
         self.runs: list[object] = []
+        self.estimate: float | None = None
         self.stop_after = stop_after
 
     def status(self, text: str) -> None:
         self.lines.append(text)
 
+    def connected(self, target: object) -> None:
+        pass
+
+    def estimated(self, seconds: float) -> None:
+        self.estimate = seconds
+
     def finished(self, run: object) -> None:
         self.runs.append(run)
         if len(self.runs) == self.stop_after:
             raise KeyboardInterrupt
+
+
+def measure(targets, tasks, repeats, watch, seconds=None, most_repeats=0):
+    plan = Plan("test", tuple(tasks), repeats, max(repeats, most_repeats), seconds)
+    results = Results([TargetResult(target.label) for target in targets], plan, interleaved=True)
+    measuring.measure(targets, results, watch)
+    return results
 
 
 @pytest.fixture
@@ -69,12 +85,12 @@ def test_rates_come_from_usage_not_chunks(speak):
 
 
 def test_requests_are_cold_and_hold_the_posts_prompt(speak):
-    measure([Url(speak.url)], TASKS, 2, Quiet())
+    measure([Url(speak.url)], POST_TASKS, 2, Quiet())
     nonces = set()
     for body in speak.requests:
         system, user = body["messages"]
         nonces.add(system["content"])
-        assert user["content"] in {task.prompt for task in TASKS}
+        assert user["content"] in {task.prompt for task in POST_TASKS}
         assert body["cache_prompt"] is False
         assert body["stream_options"] == {"include_usage": True}
         assert body["model"] == "tiny"
@@ -159,7 +175,69 @@ def test_memory_of_a_server_on_this_machine_is_found(speak):
 
 
 def test_no_repeat_begins_that_would_end_too_late(speak):
-    results = measure([Url(speak.url)], [SPEED], 5, Quiet(), time_limit=0.0)
+    results = measure([Url(speak.url)], [SPEED], 5, Quiet(), seconds=0.0)
     assert results.time_is_up
     assert len(one(results).counted("speed")) == 1
-    assert not measure([Url(speak.url)], [SPEED], 2, Quiet(), time_limit=60.0).time_is_up
+    assert not measure([Url(speak.url)], [SPEED], 2, Quiet(), seconds=60.0).time_is_up
+
+
+def test_a_deep_prompt_is_as_long_as_it_says_in_the_models_own_tokens(stand, wire):
+    """The server counts three tokens a word, which the warm-up tells."""
+
+    def answer(body):
+        n = 3 * sum(len(message["content"].split()) for message in body["messages"])
+        return [wire.delta(content="x"), wire.delta("stop", content="y"), wire.usage(n, 2), wire.DONE]
+
+    stand.answer = answer
+    target = one(measure([Url(stand.url)], [deep(3000)], 2, Quiet()))
+    assert [run.prompt_tokens for run in target.runs[1:]] == pytest.approx([3000, 3000], rel=0.05)
+
+
+def test_what_is_deeper_than_the_context_is_left_out(speak):
+    speak.props.update(default_generation_settings={"n_ctx": 4096})
+    target = one(measure([Url(speak.url)], [SPEED, deep(1024), deep(4096)], 1, Quiet()))
+    assert [run.task for run in target.runs] == ["warm-up", "speed", "depth-1024"]
+
+
+def test_a_warm_prompt_is_sent_twice_and_may_be_cached(stand, wire):
+    def answer(body):
+        again = body in stand.requests[:-1]
+        return [wire.delta("stop", content="x"), wire.usage(30, 5, cached=29 if again else 0), wire.DONE]
+
+    stand.answer = answer
+    target = one(measure([Url(stand.url)], [WARM], 2, Quiet()))
+    assert [body["cache_prompt"] for body in stand.requests] == [False, True, True, True, True]
+    assert [(run.cached_tokens, run.fault) for run in target.runs[1:]] == [(29, None), (29, None)]
+
+
+def test_a_wide_interval_is_narrowed_by_more_repeats(stand, wire):
+    pauses = iter([0.0, 0.01, 0.1, *[0.05] * 20])
+
+    def answer(body):
+        return [wire.delta(content="x"), next(pauses), wire.delta("stop", content="y"), wire.usage(9, 9), wire.DONE]
+
+    stand.answer = answer
+    target = one(measure([Url(stand.url)], [SPEED], 2, Quiet(), most_repeats=6))
+    assert 3 <= len(target.counted("speed")) <= 6
+
+
+def test_a_steady_speed_is_not_measured_more_often_than_asked_for(stand, wire):
+    stand.answer = lambda body: [wire.delta("stop", content="all at once"), wire.usage(9, 9), wire.DONE]
+    target = one(measure([Url(stand.url)], [SPEED], 2, Quiet(), most_repeats=6))
+    assert len(target.counted("speed")) == 2
+
+
+def test_the_warm_up_says_how_long_it_will_take(speak):
+    watch = Quiet()
+    measure([Url(speak.url)], [SPEED], 3, watch)
+    assert watch.estimate == pytest.approx(3 * 200 * 2 * PAUSE / 40, rel=0.5)
+
+
+def test_what_is_there_is_not_measured_again(speak):
+    first = measure([Url(speak.url)], [SPEED, TOOL_CALLS], 2, Quiet(stop_after=3))
+    measuring.measure([Url(speak.url)], first, Quiet())
+    assert not first.interrupted
+    done = [(run.task, run.repeat) for run in one(first).runs]
+    assert done == [
+        ("warm-up", 0), ("speed", 1), ("tools", 1), ("warm-up", 0), ("speed", 2), ("tools", 2),
+    ]  # fmt: skip

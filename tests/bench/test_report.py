@@ -15,11 +15,12 @@ from markdown_it import MarkdownIt
 
 from stride.bench.client import Answer, Reply, Times
 from stride.bench.machine import machine
-from stride.bench.measure import Results, Run, TargetResult
 from stride.bench.memory import Memory
+from stride.bench.plan import Plan
 from stride.bench.report import write_report
+from stride.bench.results import Results, Run, TargetResult
 from stride.bench.targets import ModelFile
-from stride.bench.tasks import CODING, SPEED, TASKS, TOOL_CALLS, Task
+from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task
 from stride.types import ToolCall
 
 HOSTILE = "</code></pre><script>alert(1)</script> ```\n# not | a heading\n![x](http://evil.example/x.png)"
@@ -34,14 +35,14 @@ def run(
     times = Times(0.1, 0.2, 0.5, 0.2 + seconds, 0.25 + seconds)
     usage = {"prompt_tokens": 30, "completion_tokens": 201}
     timings = {"prompt_per_second": 250.0, "predicted_per_second": 201 / seconds}
-    reply = Reply(answer, times, usage, timings, 50, fault)
-    grade = task.grade(answer) if task.grade else None
+    reply = Reply(answer, times, usage, timings, (0.2, 0.2 + seconds), fault)
+    grade = task.grade(answer)
     return Run("tiny", task.name, repeat, repeat, "abcd1234", "2026-02-19T12:00:00+00:00", reply, grade, fault)
 
 
 def target(label: str = "tiny", *, seconds: float = 4.0, answer: Answer | None = None) -> TargetResult:
     runs = [run(SPEED, 0)]
-    runs += [run(task, repeat, seconds=seconds, answer=answer) for repeat in (1, 2, 3) for task in TASKS]
+    runs += [run(task, repeat, seconds=seconds, answer=answer) for repeat in (1, 2, 3) for task in POST_TASKS]
     memory = Memory(
         42, "server", 90 << 20, 110 << 20, 105 << 20, 100 << 20, 180.0, 8 << 30, ((0.0, 90 << 20), (1.0, 110 << 20))
     )
@@ -53,7 +54,7 @@ def target(label: str = "tiny", *, seconds: float = 4.0, answer: Answer | None =
 
 
 def write(folder: Path, *targets: TargetResult, interrupted: bool = False) -> tuple[str, str, dict]:
-    results = Results(list(targets), TASKS, 3, True, interrupted)
+    results = Results(list(targets), Plan("test", POST_TASKS, 3, 3), True, interrupted)
     files = write_report(results, MACHINE, COMMAND, folder)
     texts = {name: path.read_text("utf-8") for name, path in files.items()}
     return texts["report.html"], texts["report.md"], json.loads(texts["report.json"])

@@ -30,12 +30,12 @@ def test_the_demo_model_end_to_end(tmp_path):
     assert (folder / "report.html").read_text("utf-8").startswith("<!doctype html>")
     (target,) = json.loads((folder / "report.json").read_text("utf-8"))["targets"]
     assert [(run["task"], run["repeat"]) for run in target["runs"]] == [
-        ("speed", 0), ("speed", 1), ("coding", 1), ("tools", 1),
+        ("warm-up", 0), ("speed", 1), ("coding", 1), ("tools", 1), ("warm", 1), ("depth-1024", 1),
     ]  # fmt: skip
     for run in target["runs"]:
         assert run["fault"] is None
         assert run["figures"]["completion_tokens"] == run["reply"]["timings"]["predicted_n"]
-        assert run["figures"]["cached_tokens"] == 0
+        assert (run["figures"]["cached_tokens"] > 0) == (run["task"] == "warm")
     assert target["memory"]["peak_rss"] > target["size_bytes"] > 1 << 20
     assert not psutil.pid_exists(target["memory"]["pid"])
     assert "speed 1:" in done.stderr
@@ -55,15 +55,16 @@ def test_a_missing_model_fails_and_the_others_are_measured(tmp_path):
     assert "could not be measured: nowhere" in done.stderr
     assert "Traceback" not in done.stderr
     measured, missing = json.loads((tmp_path / "stride-report" / "report.json").read_text("utf-8"))["targets"]
-    assert len(measured["runs"]) == 4
+    assert [run["fault"] for run in measured["runs"]] == [None] * 7
     assert "nowhere.gguf" in missing["error"]
 
 
-def test_ctrl_c_writes_a_partial_report(tmp_path):
+def test_ctrl_c_leaves_a_partial_report_from_which_it_goes_on(tmp_path):
     with subprocess.Popen(BENCH, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stderr
-            assert "warm-up" in process.stderr.readline()
+            while "speed 1" not in process.stderr.readline():
+                assert process.poll() is None
             process.send_signal(signal.SIGINT)
             _, rest = process.communicate(timeout=60)
         finally:
@@ -73,6 +74,44 @@ def test_ctrl_c_writes_a_partial_report(tmp_path):
     data = json.loads((tmp_path / "stride-report" / "report.json").read_text("utf-8"))
     assert data["interrupted"]
     assert not psutil.pid_exists(data["targets"][0]["memory"]["pid"])
+    done = stride_bench("--resume", "stride-report", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "stride-report" / "report.json").read_text("utf-8"))
+    assert not data["interrupted"]
+    counted = [(run["task"], run["repeat"]) for run in data["targets"][0]["runs"] if run["repeat"]]
+    assert len(counted) == len(set(counted)) == 15
+
+
+def test_stored_answers_are_graded_again_and_a_manifest_is_measured_again(tmp_path):
+    arguments = ("--repeats", "1", "--max-tokens-coding", "40", "--out", "first")
+    assert stride_bench(*arguments, "--require", "generation>=0.001", cwd=tmp_path).returncode == 0
+    journal = tmp_path / "first" / "runs.jsonl"
+    before = journal.read_text("utf-8")
+    journal.write_text(before.replace("no Python file in the answer", "something wrong"), "utf-8")
+    missed = stride_bench("regrade", "first", "--require", "coding>=1", cwd=tmp_path)
+    assert missed.returncode == 3
+    assert "missed: Stride demo model: coding is 0, but coding>=1 is required" in missed.stderr
+    assert "something wrong" not in journal.read_text("utf-8")
+    again = stride_bench("replay", "first", "--out", "second", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads((tmp_path / name / "manifest.json").read_text("utf-8")) for name in ("first", "second"))
+    assert first["plan"] == second["plan"]
+    assert first["targets"] == second["targets"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--require", "beauty>=1"), "'beauty>=1' is no requirement"),
+        (("--resume", "nowhere"), "nowhere holds no measurement"),
+        (("--quick", "--full"), "only one of --quick"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(tmp_path, arguments, said):
+    done = stride_bench(*arguments, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert not (tmp_path / "stride-report").exists()
 
 
 @pytest.mark.parametrize("written", [["--api-key", "secret"], ["--api-key=secret"]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stride.bench.measure import Results
+from stride.bench.results import Results
 
 SERIES = ("#1f6f8b", "#c05621", "#5b7f2b", "#7a4fa3", "#a3324f", "#4b5563")
 SERIES_DARK = ("#5fb8d6", "#f0995c", "#a3c76d", "#bb97e0", "#e87f9b", "#a7b0bd")

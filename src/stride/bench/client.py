@@ -45,14 +45,14 @@ class Times:
 class Reply:
     """One request's outcome. ``usage`` and ``timings`` are the server's own; ``error`` is why the run failed.
 
-    ``n_pieces``: arrivals of reasoning, content or parts of tool calls.
+    ``arrivals``: when reasoning, content or parts of tool calls came, in seconds from sending the request.
     """
 
     answer: Answer
     times: Times
     usage: Mapping[str, Any] | None
     timings: Mapping[str, Any] | None
-    n_pieces: int
+    arrivals: tuple[float, ...] = ()
     error: str | None = None
 
 
@@ -125,7 +125,7 @@ class Recorder:
     _finish_reason: str | None = None
     _usage: Mapping[str, Any] | None = None
     _timings: Mapping[str, Any] | None = None
-    _n_pieces: int = 0
+    _arrivals: list[float] = field(default_factory=list)
     _done: bool = False
     _error: str | None = None
 
@@ -149,7 +149,7 @@ class Recorder:
         calls = tuple(ToolCall(c.id, c.name, c.arguments) for _, c in sorted(self._calls.items()))
         answer = Answer("".join(self._content), "".join(self._reasoning), calls, self._finish_reason)
         times = Times(**self._times, end=now - self.sent)
-        return Reply(answer, times, self._usage, self._timings, self._n_pieces, error)
+        return Reply(answer, times, self._usage, self._timings, tuple(self._arrivals), error)
 
     def _take(self, at: float, payload: dict[str, Any]) -> None:
         if payload.get("error"):
@@ -169,7 +169,7 @@ class Recorder:
             if content or calls:
                 self._times.setdefault("first_answer", at)
             if reasoning or content or calls:
-                self._n_pieces += 1
+                self._arrivals.append(round(at, 6))
                 self._times.setdefault("first_token", at)
                 self._times["last_token"] = at
             if choice.get("finish_reason"):

@@ -10,7 +10,7 @@ from typing import Any
 from stride.bench import figures as fig
 from stride.bench.blocks import plain
 from stride.bench.graders.coding import CHECKS
-from stride.bench.measure import Results, Run, TargetResult
+from stride.bench.results import Results, Run, TargetResult
 from stride.bench.statistics import Summary, summarize
 from stride.bench.tasks import CODING, SPEED, TOOL_CALLS
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from stride.bench import charts, post
 from stride.bench.blocks import Block, Figure, Folded, Section, fence, plain
-from stride.bench.measure import Results, Run
+from stride.bench.results import Results, Run
 from stride.bench.sections import sections
 from stride.bench.tasks import Task
 

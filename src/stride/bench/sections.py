@@ -11,7 +11,7 @@ from typing import Any
 from stride.bench import charts, findings, post
 from stride.bench import figures as fig
 from stride.bench.blocks import Block, Bullets, Figure, Folded, Listing, Section, Table, Text, code, plain
-from stride.bench.measure import Results, Run, TargetResult
+from stride.bench.results import Results, Run, TargetResult
 from stride.bench.statistics import CONFIDENCE, Summary, ratio
 from stride.bench.tasks import CODING, SPEED, TOOL_CALLS, Task
 
@@ -182,7 +182,7 @@ def _judgement(task: Task, target: TargetResult) -> Iterator[Block]:
     if not runs:
         return
     score = findings.coding_score(target) + " static checks" if task is not TOOL_CALLS else findings.tool_score(target)
-    remark = " The code was not executed." if task.grade is CODING.grade else ""
+    remark = " The code was not executed." if task.grader == CODING.grader else ""
     yield Text(f"**Judgement, {plain(target.label)}:** {score}.{remark}")
     last = runs[-1].grade
     assert last is not None

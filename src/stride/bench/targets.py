@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import httpx
 import psutil
+import pydantic
 
 from stride.api import model_path
 from stride.bench import machine
@@ -138,7 +139,8 @@ class Url:
 
     url: str
     model: str | None = None
-    api_key: str | None = None
+    api_key: Annotated[str | None, pydantic.Field(exclude=True)] = None
+    """Never written down."""
 
     @property
     def label(self) -> str:
@@ -172,6 +174,10 @@ class Url:
             if local:
                 endpoint.process = listener(url.port or {"https": 443}.get(url.scheme, 80))
             yield endpoint
+
+
+TargetSpec: TypeAlias = ServedModel | Url
+"""Every kind of target, as a manifest keeps it."""
 
 
 @contextmanager

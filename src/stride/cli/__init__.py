@@ -45,6 +45,8 @@ class LazyGroup(TyperGroup):
             app.command(cmd_name, help=COMMANDS[cmd_name])(lambda: None)
             return typer.main.get_command(app)
         module = importlib.import_module(f"stride.cli.{cmd_name}")
+        if hasattr(module, "app"):  # a command with commands of its own
+            return typer.main.get_group(module.app)
         app.command(cmd_name, cls=getattr(module, "COMMAND_CLASS", None), help=module.__doc__)(module.command)
         return typer.main.get_command(app)
 

@@ -6,25 +6,41 @@ for as long as it is measured; a URL is any OpenAI-compatible server: llama-serv
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stride.bench.measure import Run
+    from stride.bench.results import Run, TargetResult
+    from stride.bench.store import Store
 
-DEMO_REPEATS = 3
-REPEATS = 5
-DEMO_SECONDS = 90.0
 SECRET_OPTIONS = ("--api-key",)
+MISSED = 3
+"""Exit status where something required was not reached."""
+
+app = typer.Typer(add_completion=False)
+
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What --out was.")]
+ApiKey = Annotated[str | None, typer.Option("--api-key", metavar="KEY", help="Sent to each URL; never written down.")]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        metavar="FIGURE>=X",
+        help="Exit status 3 where a median misses it: generation, prompt, first_token, coding, tools, memory; "
+        ">= or <=; repeatable.",
+    ),
+]
 
 
+@app.callback(invoke_without_command=True, help=__doc__)
 def command(
+    context: typer.Context,
     model: Annotated[
         list[str] | None,
         typer.Option("-m", "--model", metavar="MODEL", help="GGUF file, folder or pulled repository; repeatable."),
@@ -36,66 +52,145 @@ def command(
         list[str] | None,
         typer.Option("--model-name", metavar="ID", help="Model to ask each URL for; repeatable. Default: its first."),
     ] = None,
-    api_key: Annotated[str | None, typer.Option("--api-key", metavar="KEY", help="Sent to each URL.")] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the report goes.")] = Path("stride-report"),
+    api_key: ApiKey = None,
+    out: Out = Path("stride-report"),
+    quick: Annotated[bool, typer.Option("--quick", help="3 repeats, at most 90 s; the demo model's default.")] = False,
+    standard: Annotated[
+        bool, typer.Option("--standard", help="5 repeats, 10 where speeds vary; up to 4,096 tokens deep. The default.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="10 repeats, 30 where speeds vary; up to 65,536 tokens deep.")
+    ] = False,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", metavar="N", help="Runs per test. Default: 5; 3 for the demo.", min=1)
+        int | None, typer.Option("--repeats", metavar="N", help="Runs per test, instead of the level's.", min=1)
     ] = None,
     ctx_size: Annotated[
         int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context of models served.", min=1)
     ] = None,
     time_limit: Annotated[
-        float | None,
-        typer.Option("--time-limit", metavar="S", help="No repeat begins that would end later. Demo: 90.", min=0),
+        float | None, typer.Option("--time-limit", metavar="S", help="No repeat begins that would end later.", min=0)
     ] = None,
     max_tokens_coding: Annotated[
         int, typer.Option("--max-tokens-coding", metavar="N", help="Token limit of the coding test.", min=1)
     ] = 2000,
+    require: Require = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a measurement that was interrupted.")
+    ] = None,
 ) -> None:
+    if context.invoked_subcommand is not None:
+        return
     from dataclasses import replace
+
+    from stride.bench.measures import requirement
+    from stride.bench.plan import LEVELS, with_coding_tokens
+    from stride.bench.store import Manifest, Store
+    from stride.bench.targets import ServedModel, TargetSpec, Url
+
+    wanted = [name for name, given in (("quick", quick), ("standard", standard), ("full", full)) if given]
+    if len(wanted) > 1:
+        raise typer.BadParameter("only one of --quick, --standard and --full may be given")
+    for text in require or ():
+        requirement(text)  # a wrong one is said before the work, not after it
+    if resume is not None:
+        store = Store.open(resume)
+    else:
+        targets: list[TargetSpec] = [ServedModel(name, ctx_size) for name in model or ()]
+        targets += [Url(address, name) for address in url or () for name in model_name or (None,)]
+        level = wanted[0] if wanted else "standard" if targets else "quick"
+        plan = with_coding_tokens(LEVELS[level], max_tokens_coding)
+        if repeats is not None:
+            plan = replace(plan, repeats=repeats, most_repeats=repeats)
+        if time_limit is not None:
+            plan = replace(plan, seconds=time_limit)
+        typed = ["stride", *_without_secrets(sys.argv[1:])]
+        store = Store.create(out, Manifest(typed, _machine(), targets or [ServedModel(None, ctx_size)], plan))
+    _measure(store, api_key, require)
+
+
+@app.command()
+def replay(folder: Folder, out: Out = Path("stride-report"), api_key: ApiKey = None, require: Require = None) -> None:
+    """Measure again what a folder's manifest says: the same targets, tests, seeds and repeats."""
+    from dataclasses import replace
+
+    from stride.bench.store import Store
+    from stride.errors import StrideError
+
+    if folder.resolve() == out.resolve():
+        raise StrideError(f"{out} holds the measurement that is to be repeated: --out must be another folder")
+    earlier = Store.open(folder).manifest
+    _measure(Store.create(out, replace(earlier, machine=_machine())), api_key, require)
+
+
+@app.command()
+def regrade(folder: Folder, require: Require = None) -> None:
+    """Grade the stored answers again and write the report anew; nothing is measured."""
+    from stride.bench.store import Store
+
+    store = Store.open(folder)
+    store.regrade()
+    _finish(store, require)
+
+
+def _machine() -> dict[str, Any]:
     from datetime import datetime
+
+    from stride.bench.machine import machine
+
+    return {**machine(), "date": datetime.now().astimezone().isoformat(timespec="seconds")}
+
+
+def _measure(store: Store, api_key: str | None, require: list[str] | None) -> None:
+    from dataclasses import replace
 
     from rich.console import Console
 
-    from stride.bench.machine import machine
     from stride.bench.measure import measure
+    from stride.bench.targets import Url
+
+    targets = [replace(t, api_key=api_key) if isinstance(t, Url) else t for t in store.manifest.targets]
+    plan = store.manifest.plan
+    console = Console(stderr=True, highlight=False)
+    n_requests = plan.n_requests * len(targets)
+    repeats = f"{plan.repeats}" + (f" to {plan.most_repeats}" if plan.most_repeats > plan.repeats else "")
+    console.print(f"{plan.level}: {repeats} repeats of {len(plan.tasks)} tests, {n_requests} requests or more")
+    with _Watch(console, store, n_requests) as watch:
+        measure(targets, store.results, watch)
+    _finish(store, require)
+
+
+def _finish(store: Store, require: list[str] | None) -> None:
+    """Write the report, and end as the results deserve."""
+    from stride.bench.measures import requirement
     from stride.bench.report import write_report
-    from stride.bench.targets import ServedModel, Target, Url
-    from stride.bench.tasks import CODING, TASKS
     from stride.errors import StrideError
 
-    targets: list[Target] = [ServedModel(name, ctx_size) for name in model or ()]
-    targets += [Url(address, name, api_key) for address in url or () for name in model_name or (None,)]
-    demo = not targets
-    if demo:
-        targets = [ServedModel(None, ctx_size)]
-    tasks = [replace(task, max_tokens=max_tokens_coding) if task is CODING else task for task in TASKS]
-    n = repeats or (DEMO_REPEATS if demo else REPEATS)
-    if time_limit is None:
-        time_limit = DEMO_SECONDS if demo else math.inf
-    host = {**machine(), "date": datetime.now().astimezone().isoformat(timespec="seconds")}
-    console = Console(stderr=True, highlight=False)
-    with _Watch(console, len(targets) * (1 + n * len(tasks))) as watch:
-        results = measure(targets, tasks, n, watch, time_limit)
-    files = write_report(results, host, ["stride", *_without_secrets(sys.argv[1:])], out)
+    results = store.results
+    files = write_report(results, store.manifest.machine, store.manifest.command, store.folder)
     for name in ("report.html", "report.md", "report.json"):
         print(files[name])
     if results.interrupted:
-        console.print("interrupted: the report holds the runs that were over")
+        print(f"interrupted: go on with stride bench --resume {store.folder}", file=sys.stderr)
         raise typer.Exit(130)
     failed = [target for target in results.targets if not target.measured]
     if failed:
         reasons = "; ".join(f"{target.label}: {target.error or 'no run could be counted'}" for target in failed)
         raise StrideError(f"could not be measured: {reasons}")
+    missed = [miss for text in require or () for miss in requirement(text).misses(results)]
+    for miss in missed:
+        print(f"missed: {miss}", file=sys.stderr)
+    if missed:
+        raise typer.Exit(MISSED)
 
 
 class _Watch:
-    """A progress bar on a terminal; a line for each run everywhere."""
+    """A progress bar on a terminal; a line for each run everywhere; the store's hand."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, store: Store, total: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console = console
+        self._store = store
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -117,9 +212,17 @@ class _Watch:
     def status(self, text: str) -> None:
         self._bar.update(self._task, description=text)
 
+    def connected(self, target: TargetResult) -> None:
+        self._store.connected(target)
+
+    def estimated(self, seconds: float) -> None:
+        shown = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+        self._console.print(f"at most {shown} from here, if answers are as long as they may be")
+
     def finished(self, run: Run) -> None:
         from stride.bench.figures import rate, seconds
 
+        self._store.finished(run)
         self._bar.advance(self._task)
         what = "warm-up" if run.repeat == 0 else f"{run.task} {run.repeat}"
         if run.fault is not None:

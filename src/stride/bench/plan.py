@@ -1,0 +1,43 @@
+"""How much is measured: which tests, how often, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from stride.bench.tasks import CODING, POST_TASKS, WARM, Task, deep
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every test ``repeats`` times; timed ones more often, up to ``most_repeats``, while their interval is wide.
+
+    No repeat but the first begins that would end later than ``seconds``, if there is such a limit.
+    """
+
+    level: str
+    tasks: tuple[Task, ...]
+    repeats: int
+    most_repeats: int
+    seconds: float | None = None
+
+    @property
+    def n_requests(self) -> int:
+        """Of each target, at least."""
+        return 1 + self.repeats * sum(task.n_requests for task in self.tasks)
+
+
+DEPTHS = (1024, 4096, 16384, 65536)
+"""Tokens of context before the question, as far as a target's context goes."""
+
+LEVELS = {
+    "quick": Plan("quick", (*POST_TASKS, WARM, deep(1024)), repeats=3, most_repeats=3, seconds=90),
+    "standard": Plan("standard", (*POST_TASKS, WARM, *map(deep, DEPTHS[:2])), repeats=5, most_repeats=10),
+    "full": Plan("full", (*POST_TASKS, WARM, *map(deep, DEPTHS)), repeats=10, most_repeats=30),
+}
+"""What may be asked for by name."""
+
+
+def with_coding_tokens(plan: Plan, max_tokens: int) -> Plan:
+    """The plan with another token limit of the coding test."""
+    tasks = tuple(replace(task, max_tokens=max_tokens) if task.name == CODING.name else task for task in plan.tasks)
+    return replace(plan, tasks=tasks)

@@ -1,0 +1,150 @@
+"""What was measured, as plain data: runs, targets, and all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stride.bench.client import Reply
+from stride.bench.graders import Grade
+from stride.bench.memory import Memory
+from stride.bench.plan import Plan
+from stride.bench.targets import ModelFile
+from stride.bench.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One request. ``repeat`` 0 is the warm-up. ``fault`` is why its figures do not count."""
+
+    target: str
+    task: str
+    repeat: int
+    seed: int
+    nonce: str
+    started: str
+    reply: Reply
+    grade: Grade | None
+    fault: str | None
+
+    @property
+    def counted(self) -> bool:
+        return self.fault is None and self.repeat > 0
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        return self._count("prompt_tokens", "prompt_n")
+
+    @property
+    def completion_tokens(self) -> int | None:
+        return self._count("completion_tokens", "predicted_n")
+
+    @property
+    def cached_tokens(self) -> int:
+        details = (self.reply.usage or {}).get("prompt_tokens_details") or {}
+        return details.get("cached_tokens") or (self.reply.timings or {}).get("cache_n") or 0
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Tokens per second at the client: n - 1 tokens from the first arrival to the last.
+
+        None for an answer that came in one piece, as some servers send tool calls: nobody saw its tokens pass.
+        """
+        n, times = self.completion_tokens, self.reply.times
+        if n is None or n < 2 or len(self.reply.arrivals) < 2 or times.first_token is None or times.last_token is None:
+            return None
+        seconds = times.last_token - times.first_token
+        return (n - 1) / seconds if seconds > 0 else None
+
+    @property
+    def prompt_rate(self) -> float | None:
+        """The client's estimate: prompt tokens over the time to the first token, which holds more than the prompt."""
+        n, first = self.prompt_tokens, self.reply.times.first_token
+        return (n - self.cached_tokens) / first if n and first else None
+
+    @property
+    def server_decode_rate(self) -> float | None:
+        return self._server_rate("predicted_per_second")
+
+    @property
+    def server_prompt_rate(self) -> float | None:
+        return self._server_rate("prompt_per_second")
+
+    def _count(self, usage_key: str, timings_key: str) -> int | None:
+        """From the server's usage, or its timings where it sends no usage; never from chunks."""
+        count = (self.reply.usage or {}).get(usage_key, (self.reply.timings or {}).get(timings_key))
+        return count if isinstance(count, int) else None
+
+    def _server_rate(self, key: str) -> float | None:
+        rate = (self.reply.timings or {}).get(key)
+        return float(rate) if isinstance(rate, int | float) and rate > 0 else None
+
+
+@dataclass(slots=True)
+class TargetResult:
+    """All that is known of one target. ``error`` is why it could not be measured at all."""
+
+    label: str
+    url: str = ""
+    model: str | None = None
+    command: Sequence[str] = ()
+    size_bytes: int | None = None
+    ready_seconds: float | None = None
+    props: dict[str, Any] = field(default_factory=dict)
+    listed: dict[str, Any] = field(default_factory=dict)
+    file: ModelFile | None = None
+    memory: Memory | None = None
+    runs: list[Run] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def measured(self) -> bool:
+        return any(run.counted for run in self.runs)
+
+    @property
+    def kv_bytes(self) -> int | None:
+        """Size of the KV cache as the server tells it."""
+        size = self.props.get("kv_bytes")
+        return size if isinstance(size, int) else None
+
+    @property
+    def n_ctx(self) -> int | None:
+        """Tokens that a request may have, as the server tells it."""
+        settings = self.props.get("default_generation_settings") or {}
+        found = settings.get("n_ctx") or self.props.get("n_ctx")
+        return found if isinstance(found, int) and found > 0 else None
+
+    def has(self, task: str, repeat: int) -> bool:
+        """Whether a run is over already: what was interrupted goes on from there."""
+        return any(run.task == task and run.repeat == repeat for run in self.runs)
+
+    def counted(self, task: str) -> list[Run]:
+        return [run for run in self.runs if run.task == task and run.counted]
+
+    def values(self, task: str, figure: str) -> list[float]:
+        """A figure of `Run` for each counted run of a task, where there is one, in order."""
+        found = (getattr(run, figure) for run in self.counted(task))
+        return [value for value in found if value is not None]
+
+
+@dataclass(slots=True)
+class Results:
+    """Everything measured. ``time_is_up`` where there was no time for all repeats of the plan.
+
+    ``interleaved``: all targets were up at once and took turns, repeat by repeat.
+    """
+
+    targets: list[TargetResult]
+    plan: Plan
+    interleaved: bool
+    interrupted: bool = False
+    time_is_up: bool = False
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        return self.plan.tasks
+
+    @property
+    def repeats(self) -> int:
+        return self.plan.repeats

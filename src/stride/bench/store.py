@@ -1,0 +1,151 @@
+"""A measurement's folder: the manifest, and every raw output as soon as there is one.
+
+``manifest.json`` says what is measured, on what and how, enough to do it again. ``runs.jsonl`` is a journal: one line
+for each target that was reached and each run that was over, so that what was interrupted can go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pydantic
+from pydantic import TypeAdapter
+
+from stride.bench.plan import Plan
+from stride.bench.results import Results, Run, TargetResult
+from stride.bench.targets import TargetSpec
+from stride.errors import StrideError
+
+FORMAT = 2
+MANIFEST, JOURNAL = "manifest.json", "runs.jsonl"
+
+Machine: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is measured: ``command`` is what was typed, keys left out; ``machine`` has the ``date``."""
+
+    command: Sequence[str]
+    machine: dict[str, Any]
+    targets: Sequence[TargetSpec]
+    plan: Plan
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A line of the journal: the target of that index as it is known now (without runs), or one run of it."""
+
+    index: int
+    target: TargetResult | None = None
+    run: Run | None = None
+
+
+_MANIFEST = TypeAdapter(Manifest)
+_ENTRY = TypeAdapter(_Entry)
+
+
+@dataclass(slots=True)
+class Store:
+    """The folder of one measurement, new or opened again."""
+
+    folder: Path
+    manifest: Manifest
+    results: Results = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.results = Results(
+            [TargetResult(target.label) for target in self.manifest.targets], self.manifest.plan, True
+        )
+
+    @classmethod
+    def create(cls, folder: Path, manifest: Manifest) -> Store:
+        """A new measurement; what the folder held of an earlier one is overwritten."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JOURNAL).write_text("", "utf-8")
+        (folder / MANIFEST).write_bytes(_MANIFEST.dump_json(manifest, indent=1))
+        return cls(folder, manifest)
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """An earlier measurement with all that it has.
+
+        Raises:
+            StrideError: there is none, or it is damaged; names the file.
+        """
+        path = folder / MANIFEST
+        try:
+            store = cls(folder, _MANIFEST.validate_json(path.read_bytes()))
+        except FileNotFoundError:
+            raise StrideError(f"{folder} holds no measurement: there is no {MANIFEST} in it") from None
+        except (OSError, pydantic.ValidationError) as error:
+            raise StrideError(f"{path} cannot be read: {_first_line(error)}") from error
+        store._read_journal()
+        return store
+
+    def connected(self, target: TargetResult) -> None:
+        """Write down what is known of a target."""
+        self._write(_Entry(self._index(target), target=replace(target, runs=[])))
+
+    def finished(self, run: Run) -> None:
+        """Write down a run."""
+        [index] = [i for i, target in enumerate(self.results.targets) if target.label == run.target]
+        self._write(_Entry(index, run=run))
+
+    def regrade(self) -> None:
+        """Grade every stored answer again, and write the journal anew."""
+        for target in self.results.targets:
+            target.runs = [self._graded(run) for run in target.runs]
+        lines = [
+            _ENTRY.dump_json(entry)
+            for index, target in enumerate(self.results.targets)
+            for entry in (_Entry(index, target=replace(target, runs=[])), *(_Entry(index, run=r) for r in target.runs))
+        ]
+        whole = self.folder / f"{JOURNAL}.new"
+        whole.write_bytes(b"".join(line + b"\n" for line in lines))
+        whole.replace(self.folder / JOURNAL)
+
+    def _graded(self, run: Run) -> Run:
+        tasks = {task.name: task for task in self.manifest.plan.tasks}
+        judged = run.counted and run.task in tasks
+        return replace(run, grade=tasks[run.task].grade(run.reply.answer) if judged else None)
+
+    def _index(self, wanted: TargetResult) -> int:
+        [index] = [i for i, target in enumerate(self.results.targets) if target is wanted]
+        return index
+
+    def _write(self, entry: _Entry) -> None:
+        with (self.folder / JOURNAL).open("ab") as journal:
+            journal.write(_ENTRY.dump_json(entry) + b"\n")
+
+    def _read_journal(self) -> None:
+        path = self.folder / JOURNAL
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise StrideError(f"{path} cannot be read: {error}") from error
+        whole, rest = lines[:-1], lines[-1]
+        for number, line in enumerate(whole, 1):
+            try:
+                entry = _ENTRY.validate_json(line)
+                target = self.results.targets[entry.index]
+            except (pydantic.ValidationError, IndexError) as error:
+                raise StrideError(f"{path}, line {number}: {_first_line(error)}") from error
+            if entry.run is not None:
+                target.runs.append(entry.run)
+            if entry.target is not None:
+                self.results.targets[entry.index] = replace(entry.target, runs=target.runs)
+        if rest:  # the program was ended in the middle of a line: that run is made again
+            with path.open("rb+") as journal:
+                journal.truncate(path.stat().st_size - len(rest))
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
