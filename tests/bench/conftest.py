@@ -8,9 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from stride.bench.client import Answer, Reply, Times
+from stride.bench.plan import LEVELS
+from stride.bench.results import Run
+from stride.bench.store import Manifest, Store
+from stride.bench.targets import ServedModel
 
 Step = bytes | float
 """Bytes to send at once, or seconds to wait."""
@@ -108,3 +115,19 @@ def stand() -> Iterator[Stand]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def measured() -> Callable[[Path, float], Store]:
+    """``measured(folder, seconds)``: a measurement of a model whose generation of 201 tokens takes so long."""
+
+    def make(folder: Path, seconds: float) -> Store:
+        machine = {"cpu": "Test CPU", "date": "2026-02-19T12:00:00+00:00", "stride": "1"}
+        store = Store.create(folder, Manifest(["stride"], machine, [ServedModel("tiny.gguf")], LEVELS["quick"]))
+        for repeat in range(1, 6):
+            usage = {"prompt_tokens": 30, "completion_tokens": 201}
+            reply = Reply(Answer("x"), Times(0.1, 0.2, 0.2, 0.2 + seconds, 0.3 + seconds), usage, None, (0.2, 0.3))
+            store.results.targets[0].runs.append(Run("tiny", "speed", repeat, 1, "n", "now", reply, None, None))
+        return store
+
+    return make

@@ -17,6 +17,11 @@ from stride.demo import path as demo_path
 BENCH = [sys.executable, "-m", "stride", "bench"]
 
 
+@pytest.fixture(autouse=True)
+def _own_history(monkeypatch, tmp_path):
+    monkeypatch.setenv("STRIDE_HISTORY", str(tmp_path / "history.sqlite3"))
+
+
 def stride_bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*BENCH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
@@ -97,6 +102,17 @@ def test_stored_answers_are_graded_again_and_a_manifest_is_measured_again(tmp_pa
     first, second = (json.loads((tmp_path / name / "manifest.json").read_text("utf-8")) for name in ("first", "second"))
     assert first["plan"] == second["plan"]
     assert first["targets"] == second["targets"]
+    told = stride_bench("--history", cwd=tmp_path)
+    assert [line.split()[0] for line in told.stdout.splitlines() if " 20" in line and "sqlite3" not in line] == [
+        "1",
+        "2",
+    ]
+    compared = stride_bench("compare", "first", "second", cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    assert "Generation, tok/s" in compared.stdout
+    ranked = stride_bench("leaderboard", "first", "second", "--out", "ranked.html", cwd=tmp_path)
+    assert ranked.stdout == "ranked.html\n"
+    assert (tmp_path / "ranked.html").read_text("utf-8").count("Stride demo model") == 2
 
 
 @pytest.mark.parametrize(

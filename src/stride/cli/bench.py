@@ -77,8 +77,16 @@ def command(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a measurement that was interrupted.")
     ] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Show what was measured here so far, and what changed; measure nothing.")
+    ] = False,
 ) -> None:
     if context.invoked_subcommand is not None:
+        return
+    if history:
+        from stride.cli.bench_tables import show_history
+
+        show_history()
         return
     from dataclasses import replace
 
@@ -132,6 +140,52 @@ def regrade(folder: Folder, require: Require = None) -> None:
     _finish(store, require)
 
 
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A measurement's folder.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another's.")],
+    check: Annotated[bool, typer.Option("--check", help="Exit status 3 where something became worse.")] = False,
+) -> None:
+    """Compare two measurements: ratios of medians with their intervals."""
+    from stride.bench.compare import differences, figures_of
+    from stride.bench.store import Store
+    from stride.cli.bench_tables import show_differences
+    from stride.errors import StrideError
+
+    old, new = (
+        [target for target in Store.open(folder).results.targets if target.measured] for folder in (before, after)
+    )
+    by_label = {target.label: target for target in old}
+    pairs = [(by_label[target.label], target) for target in new if target.label in by_label]
+    if not pairs and len(old) == len(new) == 1:
+        pairs = [(old[0], new[0])]
+    if not pairs:
+        names = [", ".join(target.label for target in targets) or "nothing" for targets in (old, new)]
+        raise StrideError(f"{before} and {after} have no target in common: {names[0]}; {names[1]}")
+    worse = False
+    for first, second in pairs:
+        found = list(differences(figures_of(first), figures_of(second)))
+        worse = worse or any(difference.verdict == "worse" for difference in found)
+        title = first.label if first.label == second.label else f"{first.label} → {second.label}"
+        show_differences(title, found)
+    if check and worse:
+        raise typer.Exit(MISSED)
+
+
+@app.command()
+def leaderboard(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of measurements.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path("leaderboard.html"),
+) -> None:
+    """Rank the targets of many measurements on one page."""
+    from stride.bench.leaderboard import leaderboard as ranked
+    from stride.bench.report import to_html
+    from stride.bench.store import Store
+
+    out.write_text(to_html("Leaderboard", ranked([Store.open(folder) for folder in folders])), "utf-8")
+    print(out)
+
+
 def _machine() -> dict[str, Any]:
     from datetime import datetime
 
@@ -145,6 +199,7 @@ def _measure(store: Store, api_key: str | None, require: list[str] | None) -> No
 
     from rich.console import Console
 
+    from stride.bench.history import History, default_path
     from stride.bench.measure import measure
     from stride.bench.targets import Url
 
@@ -156,6 +211,8 @@ def _measure(store: Store, api_key: str | None, require: list[str] | None) -> No
     console.print(f"{plan.level}: {repeats} repeats of {len(plan.tasks)} tests, {n_requests} requests or more")
     with _Watch(console, store, n_requests) as watch:
         measure(targets, store.results, watch)
+    if not store.results.interrupted and any(target.measured for target in store.results.targets):
+        History(default_path()).add(store)
     _finish(store, require)
 
 
