@@ -19,7 +19,7 @@ from stride.bench.memory import Memory
 from stride.bench.plan import Plan
 from stride.bench.report import write_report
 from stride.bench.results import Results, Run, TargetResult
-from stride.bench.targets import ModelFile
+from stride.bench.servers import ModelFile
 from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task
 from stride.types import ToolCall
 

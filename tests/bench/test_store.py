@@ -10,14 +10,12 @@ from stride.bench.client import Answer, Reply, Times
 from stride.bench.plan import LEVELS
 from stride.bench.results import Run
 from stride.bench.store import Manifest, Store
-from stride.bench.targets import ServedModel, Url
+from stride.bench.targets import Launched, ServedModel, Url
 from stride.errors import StrideError
 from stride.types import ToolCall
 
-MANIFEST = Manifest(
-    ["stride", "bench"], {"cpu": "c", "date": "d"}, [Url("http://x", "m", api_key="secret"), ServedModel("a.gguf")],
-    LEVELS["full"],
-)  # fmt: skip
+TARGETS = [Url("http://x", "m", api_key="secret"), ServedModel("a.gguf"), Launched("server {port}")]
+MANIFEST = Manifest(["stride", "bench"], {"cpu": "c", "date": "d"}, TARGETS, LEVELS["full"])
 
 
 def run(repeat: int) -> Run:
@@ -40,8 +38,8 @@ def store(tmp_path):
 def test_what_was_written_is_read_again(store):
     again = Store.open(store.folder)
     assert again.manifest.plan == MANIFEST.plan
-    assert again.manifest.targets == [Url("http://x", "m"), ServedModel("a.gguf")]
-    first, second = again.results.targets
+    assert again.manifest.targets == [Url("http://x", "m"), ServedModel("a.gguf"), Launched("server {port}")]
+    first, second, _ = again.results.targets
     assert first.props == {"n_ctx": 5}
     assert first.runs == [run(0), run(1), run(2)]
     assert (second.label, second.runs) == ("a", [])

@@ -9,7 +9,8 @@ import time
 import psutil
 import pytest
 
-from stride.bench.targets import ServedModel, TargetError, Url, serve
+from stride.bench.servers import TargetError, serve
+from stride.bench.targets import ServedModel, Url
 
 SERVER = textwrap.dedent(
     """

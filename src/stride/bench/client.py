@@ -56,19 +56,25 @@ class Reply:
     error: str | None = None
 
 
-def ask(http: httpx.Client, url: str, body: Mapping[str, Any], clock: Clock = time.perf_counter) -> Reply:
+def ask(
+    http: httpx.Client,
+    url: str,
+    body: Mapping[str, Any],
+    clock: Clock = time.perf_counter,
+    recorder: Callable[[float], Recorder] | None = None,
+) -> Reply:
     """POST a chat completion and record its stream. A failure of the server is the reply's ``error``."""
-    recorder = Recorder(clock())
+    record = (recorder or Recorder)(clock())
     try:
         with http.stream("POST", url, json=dict(body), headers={"Accept-Encoding": "identity"}) as response:
             if response.status_code != httpx.codes.OK:
                 response.read()
-                return recorder.reply(clock(), f"HTTP {response.status_code}: {error_text(response.text)}")
+                return record.reply(clock(), f"HTTP {response.status_code}: {error_text(response.text)}")
             for chunk in response.iter_raw():
-                recorder.feed(clock(), chunk)
+                record.feed(clock(), chunk)
     except httpx.HTTPError as error:
-        return recorder.reply(clock(), f"{type(error).__name__}: {error}")
-    return recorder.reply(clock())
+        return record.reply(clock(), f"{type(error).__name__}: {error}")
+    return record.reply(clock())
 
 
 def error_text(text: str) -> str:
@@ -136,10 +142,7 @@ class Recorder:
             if data == "[DONE]":
                 self._done = True
                 continue
-            try:
-                self._take(now - self.sent, json.loads(data))
-            except (ValueError, TypeError, AttributeError):
-                self._error = self._error or f"the server sent an event that is no completion chunk: {data[:100]}"
+            self._take_guarded(now - self.sent, data)
 
     def reply(self, now: float, error: str | None = None) -> Reply:
         """The whole, at the end of the stream (or at its failure, named in ``error``)."""
@@ -150,6 +153,12 @@ class Recorder:
         answer = Answer("".join(self._content), "".join(self._reasoning), calls, self._finish_reason)
         times = Times(**self._times, end=now - self.sent)
         return Reply(answer, times, self._usage, self._timings, tuple(self._arrivals), error)
+
+    def _take_guarded(self, at: float, data: str) -> None:
+        try:
+            self._take(at, json.loads(data))
+        except (ValueError, TypeError, AttributeError):
+            self._error = self._error or f"the server sent an event that is no completion chunk: {data[:100]}"
 
     def _take(self, at: float, payload: dict[str, Any]) -> None:
         if payload.get("error"):

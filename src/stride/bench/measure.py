@@ -14,11 +14,11 @@ from typing import Protocol
 
 import psutil
 
-from stride.bench.client import ask
 from stride.bench.memory import MemorySampler
 from stride.bench.results import Results, Run, TargetResult
+from stride.bench.servers import Endpoint, TargetError
 from stride.bench.statistics import summarize
-from stride.bench.targets import Endpoint, Target, TargetError
+from stride.bench.targets import Target
 from stride.bench.tasks import WARM_UP, Task
 
 NARROW = 0.02
@@ -140,7 +140,7 @@ class _Station:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         body = task.body(nonce=nonce, seed=seed, model=self.endpoint.model, tokens_per_word=self.tokens_per_word)
         for _ in range(task.n_requests):
-            reply = ask(self.endpoint.http, self.endpoint.chat_url, body)
+            reply = self.endpoint.ask(body)
         if reply.error is not None:
             reply = replace(reply, error=self.endpoint.obituary() or reply.error)
         run = Run(self.result.label, task.name, repeat, seed, nonce, started, reply, None, None)

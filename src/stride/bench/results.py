@@ -10,7 +10,7 @@ from stride.bench.client import Reply
 from stride.bench.graders import Grade
 from stride.bench.memory import Memory
 from stride.bench.plan import Plan
-from stride.bench.targets import ModelFile
+from stride.bench.servers import ModelFile
 from stride.bench.tasks import Task
 
 

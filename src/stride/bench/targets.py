@@ -1,83 +1,30 @@
-"""What is measured: a model file behind a server of our own, or a server that runs already."""
+"""What is measured: a model file behind a server of ours, another server that is started, or one that runs already."""
 
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
+import shlex
+import socket
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeAlias
+from typing import Annotated, Protocol, TypeAlias
 
 import httpx
-import psutil
 import pydantic
 
 from stride.api import model_path
-from stride.bench import machine
+from stride.bench.engines import OTHER
 from stride.bench.memory import listener
-from stride.errors import ModelFileError, StrideError
-from stride.gguf import open_gguf
+from stride.bench.servers import Endpoint, TargetError, describe, model_file, open_client, serve
+from stride.errors import RequestError, StrideError
 
-READY_TIMEOUT = 3600.0
-"""Seconds to load a model: a hundred gigabytes from a slow disk take their time."""
-STOP_TIMEOUT = 15.0
-READ_TIMEOUT = 600.0
 DEMO_LABEL = "Stride demo model"
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 Status = Callable[[str], None]
-
-
-class TargetError(StrideError):
-    """A target that cannot be measured at all; the report says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """Facts from a GGUF's head. ``description`` is what its maker says of it."""
-
-    paths: tuple[str, ...]
-    n_bytes: int
-    name: str
-    description: str
-    fingerprint: str
-
-
-@dataclass(slots=True)
-class Endpoint:
-    """A server that answers. ``process`` is None where it cannot be seen from here."""
-
-    label: str
-    url: str
-    http: httpx.Client
-    model: str | None
-    process: psutil.Process | None = None
-    command: Sequence[str] = ()
-    ready_seconds: float | None = None
-    props: Mapping[str, Any] = field(default_factory=dict)
-    listed: Mapping[str, Any] = field(default_factory=dict)
-    file: ModelFile | None = None
-    obituary: Callable[[], str | None] = lambda: None
-    """Why the server is gone, if it is ours and gone."""
-
-    @property
-    def chat_url(self) -> str:
-        return f"{self.url}/v1/chat/completions"
-
-    @property
-    def size_bytes(self) -> int | None:
-        """Of the model: its files, or what the server says."""
-        if self.file is not None:
-            return self.file.n_bytes
-        size = (self.listed.get("meta") or {}).get("size")
-        return int(size) if size else None
 
 
 class Target(Protocol):
@@ -111,7 +58,7 @@ class ServedModel:
     @property
     def n_bytes(self) -> int:
         try:
-            file = _model_file(model_path(self.model))
+            file = model_file(model_path(self.model))
         except StrideError:  # no such model: the server will say so, and take no memory
             return 0
         return 0 if file is None else file.n_bytes
@@ -129,7 +76,7 @@ class ServedModel:
     def connect(self, status: Status) -> Iterator[Endpoint]:
         status(f"{self.label}: starting a server")
         with serve(self.command, self.label) as endpoint:
-            endpoint.file = endpoint.file or _model_file(model_path(self.model))
+            endpoint.file = endpoint.file or model_file(model_path(self.model))
             yield endpoint
 
 
@@ -163,7 +110,7 @@ class Url:
         url = httpx.URL(self.root)
         local = url.host in LOOPBACK
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        with _client(headers, local) as http:
+        with open_client(headers, local) as http:
             try:
                 http.get(f"{self.root}/v1/models").raise_for_status()
             except httpx.HTTPError as error:
@@ -176,128 +123,53 @@ class Url:
             yield endpoint
 
 
-TargetSpec: TypeAlias = ServedModel | Url
-"""Every kind of target, as a manifest keeps it."""
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """Another server, started for as long as it is measured. ``{port}`` in its command line is a free port."""
 
+    line: str
 
-@contextmanager
-def serve(command: Sequence[str], label: str) -> Iterator[Endpoint]:
-    """Run a server that says ``listening on URL`` on stderr; yield when /health is well; stop it at the end.
-
-    Raises:
-        TargetError: it ended, or was not ready in time; with its last words.
-    """
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Ctrl-C is for the benchmark, which then stops the server itself
-    )
-    lines: deque[str] = deque(maxlen=40)
-    found: deque[str] = deque(maxlen=1)
-
-    def read() -> None:
-        for line in process.stderr or ():
-            lines.append(line.rstrip())
-            match = re.search(r"listening on (http://\S+)", line)
-            if match:
-                found.append(match[1])
-
-    def obituary() -> str | None:
-        if process.poll() is None:
-            return None
-        reader.join(timeout=1.0)
-        last_words = " / ".join(line for line in list(lines)[-3:] if line)
-        return f"the server ended with status {process.returncode}: {last_words or '(it said nothing)'}"
-
-    reader = threading.Thread(target=read, name="server's stderr", daemon=True)
-    reader.start()
-    try:
-        with _client({}, local=True) as http:
-            while not (found and _healthy(http, found[0])):
-                if process.poll() is not None:
-                    raise TargetError(obituary() or "the server ended")
-                if time.perf_counter() - started > READY_TIMEOUT:
-                    raise TargetError(f"the server was not ready after {READY_TIMEOUT:.0f} s")
-                time.sleep(0.02)
-            endpoint = Endpoint(
-                label=label,
-                url=found[0].rstrip("/"),
-                http=http,
-                model=None,
-                process=psutil.Process(process.pid),
-                command=command,
-                ready_seconds=time.perf_counter() - started,
-                obituary=obituary,
+    def __post_init__(self) -> None:
+        try:
+            words = shlex.split(self.line)
+        except ValueError as error:
+            raise RequestError(f"{self.line!r} is no command line: {error}", field="launch") from None
+        if not words or "{port}" not in self.line:
+            raise RequestError(
+                f"{self.line!r} cannot be launched: it must be a command with {{port}} where its port goes",
+                field="launch",
             )
-            describe(endpoint, local=True)
+
+    @property
+    def label(self) -> str:
+        """The program, and its model if one is named."""
+        words = shlex.split(self.line)
+        model = self._model
+        return Path(words[0]).name + (f", {Path(model).stem}" if model else "")
+
+    @property
+    def _model(self) -> str | None:
+        """The GGUF that the command line names."""
+        return next((word for word in shlex.split(self.line) if word.endswith(".gguf")), None)
+
+    @property
+    def n_bytes(self) -> int:
+        file = model_file(Path(self._model)) if self._model else None
+        return 0 if file is None else file.n_bytes
+
+    @contextmanager
+    def connect(self, status: Status) -> Iterator[Endpoint]:
+        status(f"{self.label}: starting it")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [word.replace("{port}", str(port)) for word in shlex.split(self.line)]
+        with serve(command, self.label, f"http://127.0.0.1:{port}") as endpoint:
+            if endpoint.file is None and self._model:
+                endpoint.file = model_file(Path(self._model))
+            if endpoint.engine is not OTHER:
+                endpoint.label = endpoint.engine.name + (f", {Path(self._model).stem}" if self._model else "")
             yield endpoint
-    finally:
-        _stop(process)
-        reader.join(timeout=1.0)
-        if process.stderr:
-            process.stderr.close()
 
 
-def describe(endpoint: Endpoint, local: bool) -> None:
-    """Fill in what the server tells of itself: /props (llama-server's and Stride's) and /v1/models."""
-    endpoint.props = _json(endpoint.http, f"{endpoint.url}/props")
-    models = _json(endpoint.http, f"{endpoint.url}/v1/models").get("data")
-    listed = [entry for entry in models if isinstance(entry, dict)] if isinstance(models, list) else []
-    wanted = [entry for entry in listed if endpoint.model in (None, entry.get("id"))]
-    if wanted:
-        endpoint.listed = wanted[0]
-        endpoint.model = endpoint.model or wanted[0].get("id")
-    path = endpoint.props.get("model_path")
-    if local and isinstance(path, str) and path:
-        endpoint.file = _model_file(Path(path))
-
-
-def _client(headers: Mapping[str, str], local: bool) -> httpx.Client:
-    """No proxy stands between us and a server on this machine."""
-    return httpx.Client(headers=headers, timeout=httpx.Timeout(READ_TIMEOUT, connect=10.0), trust_env=not local)
-
-
-def _healthy(http: httpx.Client, url: str) -> bool:
-    try:
-        return http.get(f"{url.rstrip('/')}/health").status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
-def _json(http: httpx.Client, url: str) -> Mapping[str, Any]:
-    """A JSON object that a server may or may not offer; empty if not."""
-    try:
-        found = http.get(url).raise_for_status().json()
-    except (httpx.HTTPError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _model_file(path: Path) -> ModelFile | None:
-    """None where the path is no GGUF that can be read from here (another machine's, for instance)."""
-    try:
-        with open_gguf(path) as file:
-            return ModelFile(
-                paths=tuple(str(part) for part in file.paths),
-                n_bytes=file.n_bytes,
-                name=file.metadata.string("general.name", default=""),
-                description=file.metadata.string("general.description", default=""),
-                fingerprint=machine.fingerprint(list(file.paths)),
-            )
-    except (ModelFileError, OSError):
-        return None
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+TargetSpec: TypeAlias = ServedModel | Url | Launched
+"""Every kind of target, as a manifest keeps it."""

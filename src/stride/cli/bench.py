@@ -1,7 +1,7 @@
 """The deep dive: speed, coding, tools and memory, written up as a report.
 
-Without -m and --url it measures the embedded demo model. Several targets take turns and are compared. A model is served
-for as long as it is measured; a URL is any OpenAI-compatible server: llama-server, Ollama, LM Studio, vLLM, Stride.
+Without -m, --url and --launch it measures the embedded demo model. Several targets take turns and are compared. A model
+is served for as long as it is measured; a URL is any OpenAI-compatible server: llama-server, Ollama, LM Studio, vLLM.
 """
 
 from __future__ import annotations
@@ -48,6 +48,15 @@ def command(
     url: Annotated[
         list[str] | None, typer.Option("--url", metavar="URL", help="OpenAI-compatible server; repeatable.")
     ] = None,
+    launch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--launch",
+            metavar="COMMAND",
+            help="Another server's command line, started and measured with its memory: "
+            "'llama-server -m x.gguf --port {port}'; repeatable.",
+        ),
+    ] = None,
     model_name: Annotated[
         list[str] | None,
         typer.Option("--model-name", metavar="ID", help="Model to ask each URL for; repeatable. Default: its first."),
@@ -93,7 +102,7 @@ def command(
     from stride.bench.measures import requirement
     from stride.bench.plan import LEVELS, with_coding_tokens
     from stride.bench.store import Manifest, Store
-    from stride.bench.targets import ServedModel, TargetSpec, Url
+    from stride.bench.targets import Launched, ServedModel, TargetSpec, Url
 
     wanted = [name for name, given in (("quick", quick), ("standard", standard), ("full", full)) if given]
     if len(wanted) > 1:
@@ -105,6 +114,7 @@ def command(
     else:
         targets: list[TargetSpec] = [ServedModel(name, ctx_size) for name in model or ()]
         targets += [Url(address, name) for address in url or () for name in model_name or (None,)]
+        targets += [Launched(line) for line in launch or ()]
         level = wanted[0] if wanted else "standard" if targets else "quick"
         plan = with_coding_tokens(LEVELS[level], max_tokens_coding)
         if repeats is not None:
