@@ -13,6 +13,8 @@ import httpx
 from stride.types import ToolCall
 
 Clock = Callable[[], float]
+LONGEST_SECONDS = 1800.0
+"""Of one answer, of which something comes now and then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ def ask(
                 return record.reply(clock(), f"HTTP {response.status_code}: {error_text(response.text)}")
             for chunk in response.iter_raw():
                 record.feed(clock(), chunk)
+                if clock() - record.sent > LONGEST_SECONDS:
+                    return record.reply(clock(), f"the answer took longer than {LONGEST_SECONDS:.0f} s")
     except httpx.HTTPError as error:
         return record.reply(clock(), f"{type(error).__name__}: {error}")
     return record.reply(clock())

@@ -162,23 +162,26 @@ def _vllm_timings(spent: Counters) -> Json | None:
 
 
 def _recount(http: httpx.Client, url: str, body: Json, reply: Reply) -> Json | None:
-    """Tokens of the prompt from a second request that is not streamed, of the answer from the server's tokenizer."""
+    """The usage of the same request, not streamed, whose seed gives the same answer.
+
+    Where it does not, as rounding may differ once the server knows the prompt, its tokenizer counts the answer's text.
+    """
 
     def count(text: str) -> int:
         path = f"{url}/extras/tokenize/count"
         found = http.post(path, json={"model": body.get("model"), "input": text}).raise_for_status().json()["count"]
         return int(found)
 
-    again = {**body, "stream": False, "max_tokens": 1}
-    del again["stream_options"]
+    again = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
     try:
         answer = http.post(f"{url}/v1/chat/completions", json=again).raise_for_status().json()
-        n_prompt = int(answer["usage"]["prompt_tokens"])
-        n_generated = count(written(reply)) - count("")
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        usage = dict(answer["usage"])
+        if answer["choices"][0]["message"].get("content") != reply.answer.content or reply.answer.tool_calls:
+            ended = reply.answer.finish_reason != "length"  # the end-of-turn token is generated too
+            usage["completion_tokens"] = count(written(reply)) - count("") + ended
+        return {**usage, "recounted": True}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError):
         return None
-    ended = reply.answer.finish_reason != "length"  # the end-of-turn token is generated too
-    return {"prompt_tokens": n_prompt, "completion_tokens": n_generated + ended, "recounted": True}
 
 
 def written(reply: Reply) -> str:
