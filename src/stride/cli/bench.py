@@ -6,6 +6,7 @@ is served for as long as it is measured; a URL is any OpenAI-compatible server: 
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -219,6 +220,7 @@ def _measure(store: Store, api_key: str | None, require: list[str] | None) -> No
     n_requests = plan.n_requests * len(targets)
     repeats = f"{plan.repeats}" + (f" to {plan.most_repeats}" if plan.most_repeats > plan.repeats else "")
     console.print(f"{plan.level}: {repeats} repeats of {len(plan.tasks)} tests, {n_requests} requests or more")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers that were started are stopped, whoever ends it
     with _Watch(console, store, n_requests) as watch:
         measure(targets, store.results, watch)
     if not store.results.interrupted and any(target.measured for target in store.results.targets):
