@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from stride.bench.servers import TargetError, serve
-from stride.bench.targets import ServedModel, Url
+from stride.bench.targets import Launched, ServedModel, Url
+from stride.errors import RequestError
 
 SERVER = textwrap.dedent(
     """
@@ -92,3 +93,26 @@ def test_the_model_and_the_key_reach_the_server(stand):
 )
 def test_labels(model, label):
     assert ServedModel(model).label == label
+
+
+def test_another_server_is_launched_on_a_free_port_and_stopped(tmp_path):
+    program = tmp_path / "server.py"
+    program.write_text(SERVER.replace('("127.0.0.1", 0)', '("127.0.0.1", int(sys.argv[1]))'))
+    with Launched(f"{sys.executable} {program} {{port}}").connect(lambda text: None) as endpoint:
+        assert endpoint.process is not None
+        pid = endpoint.process.pid
+        assert endpoint.command[-1] == endpoint.url.rpartition(":")[2]
+        assert endpoint.label == "python3" or endpoint.label.startswith("python")
+    assert not psutil.pid_exists(pid)
+
+
+def test_what_cannot_be_launched_is_named():
+    for line in ("server --port 80", "", "'unfinished {port}"):
+        with pytest.raises(RequestError) as caught:
+            Launched(line)
+        assert caught.value.field == "launch"
+    with (
+        pytest.raises(TargetError, match="no-such-program cannot be started"),
+        Launched("no-such-program {port}").connect(lambda text: None),
+    ):
+        pass
