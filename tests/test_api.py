@@ -473,6 +473,19 @@ def test_a_scope_and_a_request_that_says_no_share_nothing(tmp_path: Path) -> Non
         assert llm.scoped("b").generate(prompt, max_tokens=1).usage.cached_tokens == 0
 
 
+@pytest.mark.parametrize(("cache_ram", "cache_prompt"), [(0, True), (16, False)])
+def test_a_group_computes_its_prompt_once_where_nothing_is_kept(cache_ram: int, cache_prompt: bool) -> None:
+    prompt = list(range(10, 200))
+    options = {"max_tokens": 20, "temperature": 0, "cache_prompt": cache_prompt}
+    with LLM(n_ctx=512, n_parallel=2, cache_ram=cache_ram) as llm:
+        alone = llm.generate(prompt, **options)
+        together = llm.grouped()
+        answers = [stream.result() for stream in [together.generate(prompt, stream=True, **options) for _ in range(3)]]
+        assert [answer.text for answer in answers] == [alone.text] * 3
+        assert [answer.usage.cached_tokens for answer in answers] == [0, 189, 189]
+        assert llm.generate(prompt, **options).usage.cached_tokens == 0
+
+
 @pytest.mark.parametrize("cache_ram", [-2, 1.5, "8"])
 def test_a_wrong_size_of_the_cache_is_refused_by_name(cache_ram: Any) -> None:
     with pytest.raises(RequestError, match="cache_ram is"):

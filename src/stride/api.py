@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -98,6 +99,7 @@ class LLM:
             raise RequestError(f"cache_ram is {cache_ram!r}, but must be an integer of at least -1", field="cache_ram")
         self.path = model_path(model)
         self.cache_scope = ""
+        self._group: str | None = None
         with ExitStack() as opened:
             self._file = opened.enter_context(open_gguf(self.path))
             self.config = read_config(self._file)
@@ -224,9 +226,7 @@ class LLM:
         """`generate` as a stream of events, all of them content, which as a whole matches ``text_format``."""
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
         mask = None if text_format is None else self.masks.text(text_format)
-        return Stream(
-            self.engine, self.tokenizer, ids, params or SamplingParams(), mask=mask, cache_scope=self.cache_scope
-        )
+        return self._started(ids, params, None, mask)
 
     def chat_stream(
         self,
@@ -247,12 +247,24 @@ class LLM:
         constrained = bool(offered) and bool(self.tool_format.shapes)
         parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained)
         ids = self.tokenizer.encode_prompt(rendered.pieces)
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser, mask, self.cache_scope)
+        return self._started(ids, params, parser, mask)
+
+    def _started(
+        self, ids: list[int], params: SamplingParams | None, parser: StreamParser | None, mask: LogitsMask | None
+    ) -> Stream:
+        params = params or SamplingParams()
+        return Stream(self.engine, self.tokenizer, ids, params, parser, mask, self.cache_scope, self._group)
 
     def scoped(self, cache_scope: str) -> Self:
         """The same model for one user: requests share prompts, and what their times tell, only within a scope."""
         other = copy.copy(self)
         other.cache_scope = cache_scope
+        return other
+
+    def grouped(self) -> Self:
+        """The same model for requests of one prompt, which they compute once, whether or not prompts are kept."""
+        other = copy.copy(self)
+        other._group = uuid.uuid4().hex
         return other
 
     # --- text and numbers ---

@@ -45,10 +45,11 @@ class Stream:
         parser: StreamParser | None = None,
         mask: LogitsMask | None = None,
         cache_scope: str = "",
+        group: str | None = None,
     ) -> None:
         """Submit the request; without a parser all text is content.
 
-        ``mask`` restricts it to a grammar; ``cache_scope``: see `Request`.
+        ``mask`` restricts it to a grammar; ``cache_scope``, ``group``: see `Request`.
 
         Raises:
             RequestError: the engine refuses it.
@@ -75,6 +76,7 @@ class Stream:
             eos_ids=tokenizer.eos_ids,
             dry_breakers=tokenizer.sequence_breakers(params.dry_sequence_breakers) if params.dry_multiplier else {},
             cache_scope=cache_scope,
+            group=group,
         )
         engine.submit(self._request)
 

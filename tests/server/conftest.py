@@ -102,6 +102,9 @@ class ScriptedModel:
         self.scopes.append(cache_scope)
         return self
 
+    def grouped(self) -> ScriptedModel:
+        return self
+
     def chat_stream(
         self, messages: Any, tools: Any, params: SamplingParams, variables: Any, constraints: Constraints
     ) -> Script:

@@ -51,7 +51,7 @@ class EngineConfig:
         queue_seconds: how long one may wait.
         request_seconds: how long one may take, waiting and all.
         cache_bytes: memory for earlier prompts and answers, beyond what the sequences in work can come to need (whose
-            memory is used too while they need it not); 0: nothing is kept.
+            memory is used too while they need it not); 0: nothing is kept but for requests of one group.
         cache_dir: a folder that keeps them across restarts.
         cache_identity: what must be equal for them to be of use after one: names the model, and what computes it.
     """
@@ -121,9 +121,9 @@ class Engine:
         # Each group gets the same part of the memory: which one a page is of says nothing about its use.
         spare = [config.cache_bytes // len(model.windows) // n_bytes for n_bytes in model.page_bytes(config.kv_type)]
         self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk, spare)
-        self._prefixes = PrefixCache(self._cache) if config.cache_bytes else None
+        self._prefixes = PrefixCache(self._cache)
         self._store: PrefixStore | None = None
-        self._scheduler = Scheduler(self._cache, config.chunk, has_room, self._prefixes)
+        self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes, has_room)
         self._durations: deque[float] = deque(maxlen=16)  # seconds of the last requests in work
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -150,6 +150,8 @@ class Engine:
         request.prepare(self.config.n_ctx, self._n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
         prompt_ids = request.token_ids[: request.n_prompt]
+        is_kept = self.config.cache_bytes > 0 and request.params.cache_prompt
+        request.scope = request.cache_scope if is_kept else request.group
         request.sampler = Sampler(request.params, prompt_ids, self._n_vocab, banned, request.dry_breakers)
         with self._changed:
             if self._closing:
@@ -202,7 +204,7 @@ class Engine:
                 generated_tokens=self._generated_tokens,
                 cached_tokens=self._cached_tokens,
                 busy_pages=self._cache.n_busy_pages,
-                cached_pages=self._prefixes.n_pages if self._prefixes else (0,) * len(self._cache.groups),
+                cached_pages=self._prefixes.n_pages,
                 total_pages=self._cache.n_pages,
             )
 
@@ -225,7 +227,7 @@ class Engine:
     # --- the engine's thread ---
 
     def _loop(self, runner: Runner) -> None:
-        if self._prefixes is not None and self.config.cache_dir is not None:
+        if self.config.cache_bytes and self.config.cache_dir is not None:
             self._store = PrefixStore(self.config.cache_dir, self.config.cache_identity, self._prefixes, runner)
         try:
             if self._store is not None:

@@ -54,6 +54,7 @@ class Request:
     ``deliver`` is told every token, then exactly one ``Finished`` or ``Failed``. ``stop`` is asked, before the delivery
     of each token, whether the output ends with it (reason "stop"); it is not asked about an end-of-sequence token.
     Requests share what they computed (``params.cache_prompt``) within a ``cache_scope``, and nothing across scopes.
+    Where nothing is kept for later, those of one ``group`` share it among themselves as long as there are any.
     ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
     on the engine's thread and must not block; one that raises fails its request, and no other. ``dry_breakers`` are
     what the parameters' ``dry_sequence_breakers`` are in tokens.
@@ -67,13 +68,15 @@ class Request:
     eos_ids: frozenset[int] = frozenset()
     dry_breakers: Breakers = field(default_factory=dict)
     cache_scope: str = ""
+    group: str | None = None
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before
-    # n_cached were there already.
+    # n_cached were there already. What is computed is shared within ``scope``: cache_scope, group or, None, not at all.
     token_ids: IntArray = field(init=False, repr=False)
     n_tokens: int = field(init=False, default=0)
     n_computed: int = field(init=False, default=0)
     slot: int = field(init=False, default=-1)
+    scope: str | None = field(init=False, default=None)
     path: Path | None = field(init=False, default=None, repr=False)
     n_cached: int = field(init=False, default=0)
     sampler: Sampler = field(init=False, repr=False)
