@@ -37,7 +37,7 @@ from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, KVType
 from stride.stream import Stream
-from stride.types import Completion, Message, SamplingParams, Tool, sampling_params
+from stride.types import Completion, LogitsMask, Message, SamplingParams, Tool, sampling_params
 
 MAX_TOOLS = 512
 """Tools of one request: their grammar takes a quarter of a second to compile then."""
@@ -222,11 +222,22 @@ class LLM:
         prompt: str | Sequence[int],
         params: SamplingParams | None = None,
         text_format: TextFormat | None = None,
+        *,
+        prompt_logprobs: bool = False,
     ) -> Stream:
-        """`generate` as a stream of events, all of them content, which as a whole matches ``text_format``."""
+        """`generate` as a stream of events, all of them content, which as a whole matches ``text_format``.
+
+        ``prompt_logprobs``: the prompt's tokens are told first, with what ``params.logprobs`` asks for; none of the
+        first, and nothing of a BOS that is put before a text.
+        """
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
         mask = None if text_format is None else self.masks.text(text_format)
-        return self._started(ids, params, None, mask)
+        adds_bos = isinstance(prompt, str) and self._puts_bos_before(prompt)
+        return self._started(ids, params, None, mask, int(adds_bos) if prompt_logprobs else None)
+
+    def _puts_bos_before(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return self.tokenizer.add_bos and self.tokenizer.bos_id is not None and not text.startswith(bos)
 
     def chat_stream(
         self,
@@ -250,10 +261,24 @@ class LLM:
         return self._started(ids, params, parser, mask)
 
     def _started(
-        self, ids: list[int], params: SamplingParams | None, parser: StreamParser | None, mask: LogitsMask | None
+        self,
+        ids: list[int],
+        params: SamplingParams | None,
+        parser: StreamParser | None,
+        mask: LogitsMask | None,
+        tell_prompt_from: int | None = None,
     ) -> Stream:
-        params = params or SamplingParams()
-        return Stream(self.engine, self.tokenizer, ids, params, parser, mask, self.cache_scope, self._group)
+        return Stream(
+            self.engine,
+            self.tokenizer,
+            ids,
+            params or SamplingParams(),
+            parser,
+            mask,
+            self.cache_scope,
+            self._group,
+            tell_prompt_from,
+        )
 
     def scoped(self, cache_scope: str) -> Self:
         """The same model for one user: requests share prompts, and what their times tell, only within a scope."""

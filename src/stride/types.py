@@ -300,11 +300,14 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and the natural logarithm of its probability, as the model gave it before any filter."""
+    """A token and the natural logarithm of its probability, as the model gave it before any filter.
+
+    None is that of a prompt's first token, which nothing stands before.
+    """
 
     token_id: int
     text: bytes
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,12 +315,14 @@ class ChosenToken:
     """A token of the output, and the likeliest tokens at its place, the likeliest first."""
 
     chosen: TokenLogprob
-    top: tuple[TokenLogprob, ...]
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TokensDelta:
-    """The tokens behind the text that comes next. Only where ``logprobs`` asks for them."""
+    """The tokens behind the text that comes next, only where ``logprobs`` asks for them. First, and as one event, those
+    of the prompt, where they are to be told too.
+    """
 
     tokens: tuple[ChosenToken, ...]
 

@@ -114,8 +114,10 @@ class ScriptedModel:
         self.asked.append((messages, tools, variables, constraints))
         return 7
 
-    def stream(self, prompt: Any, params: SamplingParams, text_format: TextFormat | None) -> Script:
-        return self._start(prompt, params, text_format)
+    def stream(
+        self, prompt: Any, params: SamplingParams, text_format: TextFormat | None, *, prompt_logprobs: bool = False
+    ) -> Script:
+        return self._start(prompt, params, text_format, prompt_logprobs)
 
     def _start(self, *asked: Any) -> Script:
         self.asked.append(asked)

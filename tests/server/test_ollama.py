@@ -134,7 +134,7 @@ def test_generate(client, live):
 def test_generate_raw_continues_the_text(client, live):
     model = live.play(*ANSWER[2:])
     assert client.generate(model="any", prompt="Once", raw=True, format="json").response == "Hello"
-    prompt, _, text_format = model.asked[-1]
+    prompt, _, text_format, _ = model.asked[-1]
     assert prompt == "Once"
     assert text_format.kind == "json_schema"
 

@@ -35,6 +35,8 @@ class Scheduler:
 
     ``has_room`` answers whether memory has room for so many pages of each cache group that were never touched before; a
     request whose tokens may come to need more waits, and those behind it, once nothing is left to give back.
+
+    ``most_logits``: where logits are wanted after each token of a prompt, prompts get this many tokens at most.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class Scheduler:
         chunk: int,
         prefixes: PrefixCache,
         has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True,
+        most_logits: int = 128,
     ) -> None:
         self._cache = cache
         self._chunk = chunk
         self._has_room = has_room
+        self._most_logits = most_logits
         self._prefixes = prefixes
         self._pace = Pace(chunk)
         self.waiting: deque[Request] = deque()
@@ -67,6 +71,8 @@ class Scheduler:
         budget = self._pace.n_prompt_tokens(len(decoding))
         if budget == 0:
             return rows
+        if any(request.tells_prompt for request in prompts):
+            budget = min(budget, self._most_logits)
         budget = max(budget, len(prompts))
         shares: dict[Request, int] = {}
         for n_others, request in zip(
@@ -116,6 +122,8 @@ class Scheduler:
             if start == request.n_prompt:
                 self._prefixes.offer(request.path, request.slot, request.token_ids, start)
         self._cache.extend(request.slot, start, end)
+        if request.tells_prompt:
+            return Row(request, start, end, n_outputs=end - start)
         return Row(request, start, end, n_outputs=int(end == request.n_tokens and not request.is_full))
 
     def _may_start(self, n_tokens: int) -> bool:

@@ -35,6 +35,13 @@ def start_all(
     return streams
 
 
-def continue_text(prompt: str | list[int], text_format: TextFormat | None, llm: LLM, params: SamplingParams) -> Stream:
+def continue_text(
+    prompt: str | list[int],
+    text_format: TextFormat | None,
+    llm: LLM,
+    params: SamplingParams,
+    *,
+    prompt_logprobs: bool = False,
+) -> Stream:
     """The start of a plain completion."""
-    return llm.stream(prompt, params, text_format)
+    return llm.stream(prompt, params, text_format, prompt_logprobs=prompt_logprobs)

@@ -75,11 +75,16 @@ def router(service: Service) -> APIRouter:
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         n = asked.n or 1
-        starts = [partial(continue_text, prompt, asked.constraints().text) for prompt in asked.prompt]
+        starts = [
+            partial(continue_text, prompt, asked.constraints().text, prompt_logprobs=asked.tells_prompt)
+            for prompt in asked.prompt
+        ]
         streams = await asyncio.to_thread(start_all, llm, starts, params, n)
         envelope = Envelope(service.name(llm), new_id("cmpl-"))
         echoes = [_text(llm, prompt) if asked.echo else "" for prompt in asked.prompt for _ in range(n)]
-        answers = [TextAnswer(envelope, index, echo=echo) for index, echo in enumerate(echoes)]
+        answers = [
+            TextAnswer(envelope, index, echo=echo, tells_prompt=asked.tells_prompt) for index, echo in enumerate(echoes)
+        ]
         return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
 
     @routes.post("/embeddings", response_model=None)

@@ -228,11 +228,14 @@ class CompletionRequest(Request):
     def n_logprobs(self) -> int | None:
         return super().n_logprobs if self.logprobs is None else self.logprobs
 
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether the prompt's log probabilities are asked for as well."""
+        return bool(self.echo) and self.n_logprobs is not None
+
     def check_supported(self) -> None:
         super().check_supported()
         _check_choices(len(self.prompt), self.n or 1)
-        if self.echo and self.n_logprobs is not None:
-            raise UnsupportedError("echo together with logprobs is not supported: prompts have none", field="echo")
 
 
 def _check_choices(n_prompts: int, n: int) -> None:

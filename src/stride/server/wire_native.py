@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stride.server import sse
-from stride.server.wire import LOWEST_LOGPROB, timings
+from stride.server.wire import number, timings
 from stride.types import (
     ChosenToken,
     Completion,
@@ -60,7 +60,7 @@ def _probability(token: TokenLogprob) -> dict[str, Any]:
         "id": token.token_id,
         "token": token.text.decode(errors="replace"),
         "bytes": list(token.text),
-        "logprob": max(token.logprob, LOWEST_LOGPROB),
+        "logprob": number(token.logprob),
     }
 
 
