@@ -22,7 +22,6 @@ _CONSTRAINT = "requests say what their answer must match (grammar, json_schema, 
 _ADAPTER = "adapters are not part of this version"
 _MEDIA = "this version reads text only"
 _ROPE = "the model file says how positions are scaled"
-_SAMPLER = "the order of samplers is fixed: penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, temperature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,6 @@ REFUSED = _rows(
     N rope    --rope-freq-scale
     N rope    --override-kv
     - shift   --context-shift
-    N sampler --samplers
     - jinja   --no-jinja
     N path    --path
     N path    --api-prefix
@@ -164,7 +162,6 @@ REFUSED = _rows(
         "adapter": _ADAPTER,
         "media": _MEDIA,
         "rope": _ROPE,
-        "sampler": _SAMPLER,
         "other": "embeddings and reranking are not part of this version",
         "shift": "a conversation that outgrows the context ends; nothing is dropped behind its back",
         "jinja": "chat templates are always rendered by Jinja",

@@ -124,6 +124,7 @@ class Request(SamplingFields):
     top_n_sigma: float | None = None
     dynatemp_range: float | None = None
     dynatemp_exponent: float | None = None
+    samplers: Annotated[str | list[str], Field(max_length=64)] | None = None
     logit_bias: Annotated[dict[int, float], _TOKEN_BIASES] | None = None
     ignore_eos: bool | None = None
 
