@@ -5,6 +5,7 @@ import gc
 import json
 import re
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from stride import LLM, SamplingParams, api, demo, memory
 from stride.chat.stream import StreamParser, collect
+from stride.chat.template import builtin
 from stride.engine import Finished, Token
 from stride.errors import (
     ContextOverflowError,
@@ -429,6 +431,58 @@ def test_without_effort_there_is_no_thought(llm):
 def test_what_cannot_be_enforced_is_refused_by_name(llm, options, message):
     with pytest.raises(RequestError, match=message):
         llm.chat(HELLO, **options)
+
+
+# --- an assistant's turn goes on ---
+
+
+@pytest.fixture(scope="module")
+def thinker() -> Iterator[LLM]:
+    with LLM(n_ctx=512, chat_template=builtin("step35")) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [
+        ({"content": "The answer is"}, "<think>\n\n</think>\nThe answer is"),
+        ({"content": None, "reasoning_content": "Well, "}, "<think>\nWell, "),
+    ],
+)
+def test_a_last_turn_of_the_assistants_is_continued(thinker: LLM, last: dict[str, Any], end: str) -> None:
+    messages = [*HELLO, {"role": "assistant", **last}]
+    prompt = thinker.apply_template(messages)
+    assert prompt.endswith("<|im_start|>assistant\n" + end)
+    assert thinker.count_tokens(messages) == len(thinker.tokenize(prompt))
+    done = thinker.chat(messages, temperature=0, max_tokens=30)
+    plain = thinker.generate(prompt, temperature=0, max_tokens=30)
+    assert done.usage.prompt_tokens == plain.usage.prompt_tokens
+    assert (done.message.reasoning or "") + done.text == plain.text
+    assert bool(done.message.reasoning) == ("content" not in last or last["content"] is None)
+
+
+def test_a_turn_that_is_over_stays_so_where_that_is_asked_for(thinker: LLM) -> None:
+    messages = [*HELLO, {"role": "assistant", "content": "Hello."}]
+    asked = {"add_generation_prompt": True}
+    assert thinker.apply_template(messages, **asked).endswith("Hello.<|im_end|>\n<|im_start|>assistant\n<think>\n")
+    stream = thinker.chat_stream(messages, (), SamplingParams(max_tokens=1), asked)
+    assert stream.prompt_tokens == len(thinker.tokenize(thinker.apply_template(messages, **asked)))
+    stream.result()
+
+
+def test_a_format_is_of_whole_answers(thinker: LLM) -> None:
+    with pytest.raises(RequestError, match="regex is of a whole answer") as caught:
+        thinker.chat([*HELLO, {"role": "assistant", "content": "{"}], regex="[a-z]+")
+    assert caught.value.field == "regex"
+    thought = [*HELLO, {"role": "assistant", "content": "", "reasoning": "So"}]
+    done = thinker.chat(thought, regex="[a-z]{3}", reasoning_budget=5, max_tokens=60)
+    assert re.fullmatch("[a-z]{3}", done.text)
+
+
+def test_words_that_were_begun_are_followed_by_no_thought(thinker: LLM) -> None:
+    words = [*HELLO, {"role": "assistant", "content": "So"}]
+    done = thinker.chat(words, reasoning_budget=0, temperature=0, max_tokens=10)
+    assert done.message == thinker.chat(words, temperature=0, max_tokens=10).message
 
 
 # --- what is kept of earlier prompts ---

@@ -9,6 +9,7 @@ import operator
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
@@ -247,16 +248,26 @@ class LLM:
         template_kwargs: Mapping[str, Any] | None = None,
         constraints: Constraints = NO_CONSTRAINTS,
     ) -> Stream:
-        """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
+        """`chat` as a stream of events: reasoning, content and tool calls, then one Finish.
+
+        Where the last message is the assistant's, the events continue it; ``add_generation_prompt`` among
+        ``template_kwargs`` says otherwise.
+        """
         if not messages:
             raise RequestError("there are no messages", field="messages")
         if len(tools) > MAX_TOOLS:
             raise RequestError(f"tools are {len(tools)}, but may be {MAX_TOOLS} at most", field="tools")
         rendered, offered = self._conversation(messages, tools, template_kwargs, constraints)
-        in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
+        continues = rendered.continues is not None
+        if continues:
+            in_reasoning = rendered.continues == "reasoning"
+        else:
+            in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
+        if rendered.continues == "content":
+            constraints = _for_the_rest(constraints)
         mask = self.masks.answer(offered, constraints, in_reasoning)
         constrained = bool(offered) and bool(self.tool_format.shapes)
-        parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained)
+        parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained, continues=continues)
         ids = self.tokenizer.encode_prompt(rendered.pieces)
         return self._started(ids, params, parser, mask)
 
@@ -365,7 +376,12 @@ class LLM:
     ) -> tuple[RenderedPrompt, list[Tool]]:
         """The prompt of a conversation, and the tools that it offers."""
         offered = [as_tool(tool) for tool in tools]
-        return self.template.render([as_message(m) for m in messages], offered, **template_kwargs), offered
+        turns = [as_message(m) for m in messages]
+        asked_for = {"add_generation_prompt", "continue_final_message"} & template_kwargs.keys()
+        continues = turns and turns[-1].role == "assistant" and not asked_for
+        if continues:
+            template_kwargs = {**template_kwargs, "continue_final_message": True}
+        return self.template.render(turns, offered, **template_kwargs), offered
 
     @property
     def _decoder(self) -> Decoder:
@@ -426,6 +442,18 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Constraints, dict[str, A
     """What the answer must be, and the sampling parameters."""
     sampling = {name: value for name, value in options.items() if name not in FIELDS}
     return read_constraints(options), sampling
+
+
+def _for_the_rest(constraints: Constraints) -> Constraints:
+    """What is asked of an answer whose thought is over and whose text has begun.
+
+    Raises:
+        RequestError: a format of the whole text.
+    """
+    if constraints.text is not None:
+        field = constraints.text.field
+        raise RequestError(f"{field} is of a whole answer, but the last message is to be continued", field=field)
+    return replace(constraints, reasoning_effort=None, reasoning_budget=None)
 
 
 def model_path(model: str | Path | None) -> Path:

@@ -293,6 +293,17 @@ def test_bad_requests(client, live, given, message):
     assert model.asked == []
 
 
+def test_the_assistants_last_words_are_continued(client, live):
+    model = live.play(ContentDelta("42)"), FINISH)
+    begun = [*HELLO, {"role": "assistant", "content": [{"type": "text", "text": "The answer is ("}]}]
+    assert ask(client, messages=begun).content[0].text == "42)"
+    assert model.asked[-1][0] == [Message("user", "Hello!"), Message("assistant", "The answer is (")]
+    off = {"type": "disabled"}
+    assert ask(client, messages=begun, thinking=off).content[0].text == "42)"
+    with pytest.raises(anthropic.BadRequestError, match="thinking must be off"):
+        ask(client, messages=begun, max_tokens=2048, thinking={"type": "enabled", "budget_tokens": 1024})
+
+
 def test_max_tokens_must_be_given(live):
     response = httpx.post(f"{live.url}/v1/messages", json={"messages": HELLO})
     assert response.status_code == 400
@@ -303,7 +314,6 @@ def test_max_tokens_must_be_given(live):
     "given",
     [
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
-        {"messages": [*HELLO, {"role": "assistant", "content": "The answer is ("}]},
         {"extra_body": {"mcp_servers": [{"url": "http://localhost"}]}},
     ],
 )

@@ -353,6 +353,13 @@ def test_the_store_is_bounded():
 # --- errors ---
 
 
+def test_the_assistants_last_words_are_continued(client, live):
+    model = live.play(ContentDelta("42)"), FINISH)
+    begun = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "The answer is ("}]
+    assert ask(client, input=begun).output_text == "42)"
+    assert model.asked[-1][0] == [Message("user", "?"), Message("assistant", "The answer is (")]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -369,7 +376,7 @@ def test_the_store_is_bounded():
         ({"input": [{"role": "robot", "content": "x"}]}, "role of a message is 'robot'"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "'item_reference' cannot be read"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "must have its call_id"),
-        ({"input": [{"role": "assistant", "content": "x"}]}, "must end with the user's words"),
+        ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]}, "output must follow"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"top_p": 2}, "top_p"),

@@ -77,6 +77,7 @@ NO_EFFECT = _rows(
     ? attn    -fa --flash-attn
     - same    -cb --cont-batching
     - same    --jinja
+    - same    --prefill-assistant
     - same    --perf
     - same    --no-perf
     - same    -e --escape
@@ -150,6 +151,7 @@ REFUSED = _rows(
     N rope    --override-kv
     - shift   --context-shift
     - jinja   --no-jinja
+    - prefill --no-prefill-assistant
     N path    --path
     N path    --api-prefix
     N tls     --ssl-key-file
@@ -164,6 +166,8 @@ REFUSED = _rows(
         "rope": _ROPE,
         "other": "embeddings and reranking are not part of this version",
         "shift": "a conversation that outgrows the context ends; nothing is dropped behind its back",
+        "prefill": "a last message of the assistant's is continued, unless a request has chat_template_kwargs with "
+        "add_generation_prompt",
         "jinja": "chat templates are always rendered by Jinja",
         "path": "no files are served, and the routes stand at / and /v1",
         "tls": "put a reverse proxy in front for TLS",
