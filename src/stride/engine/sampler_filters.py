@@ -24,7 +24,7 @@ from stride.types import SamplingParams
 Indices = npt.NDArray[np.intp]
 
 _FEW = 4096  # below this many elements, a plain sort is the fastest
-_COLUMNS = 2048  # strided blocks whose maxima bound the k-th largest logit
+_COLUMNS = 2048  # strided blocks, at most, whose maxima bound the k-th largest logit
 _BLOCK = 512  # elements per block of the draw's two-level search
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
@@ -39,11 +39,11 @@ def top_n_sigma(logits: FloatArray, n: float) -> Indices:
 def top_k(logits: FloatArray, k: float) -> Indices:
     """Indices of the k largest logits, descending, without -inf."""
     k = int(k)
-    rows = len(logits) // _COLUMNS
+    columns = min(_COLUMNS, len(logits) // 4)
     floor = np.float32(-_LARGEST)
-    if rows > 1 and k <= _COLUMNS // 4:
+    if 0 < k <= columns // 4:
         # k columns have a maximum of at least the k-th largest of these maxima, so k logits do.
-        maxima = logits[: rows * _COLUMNS].reshape(rows, _COLUMNS).max(axis=0)
+        maxima = logits[: len(logits) // columns * columns].reshape(-1, columns).max(axis=0)
         floor = max(floor, np.partition(maxima, -k)[-k])
     candidates = np.flatnonzero(logits >= floor)
     if len(candidates) > max(2 * k, _FEW):
