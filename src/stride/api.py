@@ -205,7 +205,8 @@ class LLM:
         stream: bool = False,
         **options: Any,
     ) -> Completion | Stream:
-        """The next turn of a conversation; messages and tools as OpenAI's dictionaries or Stride's own types.
+        """The next turn of a conversation; messages and tools as OpenAI's dictionaries or Stride's own types. A last
+        message of the assistant's is continued.
 
         ``options`` are the fields of `SamplingParams` and of OpenAI's chat requests that say what the answer must be:
         tool_choice, parallel_tool_calls, response_format, json_schema, regex, grammar, reasoning_effort and

@@ -22,6 +22,7 @@ from stride.types import (
     Finish,
     LogitsMask,
     SamplingParams,
+    StreamedEvent,
     Timings,
     TokenLogprob,
     TokensDelta,
@@ -242,12 +243,14 @@ def completion(events: Iterable[Event]) -> Completion:
     """
     deltas: list[Delta] = []
     tokens: list[ChosenToken] = []
+    before: list[StreamedEvent] = []
     for event in events:
         match event:
             case Finish(reason, usage, timings, stop):
-                return Completion(collect(deltas), reason, usage, timings, stop, tuple(tokens))
+                return Completion(collect(deltas), reason, usage, timings, stop, tuple(tokens), tuple(before))
             case TokensDelta():
                 tokens += event.tokens
             case _:
                 deltas.append(event)
+        before.append(event)
     raise AssertionError("a stream ends with Finish or an error")

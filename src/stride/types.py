@@ -361,7 +361,9 @@ Event: TypeAlias = StreamedEvent | Finish
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer: the sum of a stream's events. ``tokens`` are there where ``logprobs`` asks for them."""
+    """A whole answer: the sum of a stream's events, and all of these but the last. ``tokens``: where ``logprobs``
+    asks for them.
+    """
 
     message: Message
     finish_reason: FinishReason
@@ -369,6 +371,7 @@ class Completion:
     timings: Timings
     stop: str | None = None
     tokens: tuple[ChosenToken, ...] = ()
+    events: tuple[StreamedEvent, ...] = ()
 
     @property
     def text(self) -> str:

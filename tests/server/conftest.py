@@ -18,14 +18,13 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from tests.server.answers import FINISH
 
 from stride import LLM
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import GenerationError
 from stride.server import Models, Settings, create_app
-from stride.types import Event, Finish, SamplingParams, Timings, Usage
-
-FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
+from stride.types import Event, SamplingParams, Timings
 
 FACTS = {"architecture": "script", "quantization": "Q8_0"}
 

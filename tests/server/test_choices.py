@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.server.answers import FINISH
 
 from stride.errors import OverloadedError
-from stride.types import ChosenToken, ContentDelta, Finish, ReasoningDelta, Timings, TokenLogprob, TokensDelta, Usage
-
-FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
+from stride.types import ChosenToken, ContentDelta, ReasoningDelta, TokenLogprob, TokensDelta
 
 
 def token(text: str, logprob: float = -0.5) -> TokensDelta:
