@@ -237,8 +237,7 @@ class Engine:
             if self._store is not None:
                 self._store.load()
             while rows := self._schedule():
-                for done, logits in self._run(runner, rows):
-                    self._postprocess(done, logits)
+                self._step(runner, rows)
         finally:  # whatever ends this thread, nobody is left waiting
             with self._changed:
                 self._closing = True
@@ -252,6 +251,10 @@ class Engine:
             if self._store is not None:
                 self._store.save_all()
                 self._store = None  # it has the model's memory
+
+    def _step(self, runner: Runner, rows: list[Row]) -> None:
+        for done, logits in self._run(runner, rows):  # which are let go of before the next step has its own
+            self._postprocess(done, logits)
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
