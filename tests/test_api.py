@@ -5,6 +5,7 @@ import gc
 import json
 import re
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from stride import LLM, SamplingParams, api, demo, memory
 from stride.chat.stream import StreamParser, collect
+from stride.chat.template import builtin
 from stride.engine import Finished, Token
 from stride.errors import (
     ContextOverflowError,
@@ -431,6 +433,58 @@ def test_what_cannot_be_enforced_is_refused_by_name(llm, options, message):
         llm.chat(HELLO, **options)
 
 
+# --- an assistant's turn goes on ---
+
+
+@pytest.fixture(scope="module")
+def thinker() -> Iterator[LLM]:
+    with LLM(n_ctx=512, chat_template=builtin("step35")) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [
+        ({"content": "The answer is"}, "<think>\n\n</think>\nThe answer is"),
+        ({"content": None, "reasoning_content": "Well, "}, "<think>\nWell, "),
+    ],
+)
+def test_a_last_turn_of_the_assistants_is_continued(thinker: LLM, last: dict[str, Any], end: str) -> None:
+    messages = [*HELLO, {"role": "assistant", **last}]
+    prompt = thinker.apply_template(messages)
+    assert prompt.endswith("<|im_start|>assistant\n" + end)
+    assert thinker.count_tokens(messages) == len(thinker.tokenize(prompt))
+    done = thinker.chat(messages, temperature=0, max_tokens=30)
+    plain = thinker.generate(prompt, temperature=0, max_tokens=30)
+    assert done.usage.prompt_tokens == plain.usage.prompt_tokens
+    assert (done.message.reasoning or "") + done.text == plain.text
+    assert bool(done.message.reasoning) == ("content" not in last or last["content"] is None)
+
+
+def test_a_turn_that_is_over_stays_so_where_that_is_asked_for(thinker: LLM) -> None:
+    messages = [*HELLO, {"role": "assistant", "content": "Hello."}]
+    asked = {"add_generation_prompt": True}
+    assert thinker.apply_template(messages, **asked).endswith("Hello.<|im_end|>\n<|im_start|>assistant\n<think>\n")
+    stream = thinker.chat_stream(messages, (), SamplingParams(max_tokens=1), asked)
+    assert stream.prompt_tokens == len(thinker.tokenize(thinker.apply_template(messages, **asked)))
+    stream.result()
+
+
+def test_a_format_is_of_whole_answers(thinker: LLM) -> None:
+    with pytest.raises(RequestError, match="regex is of a whole answer") as caught:
+        thinker.chat([*HELLO, {"role": "assistant", "content": "{"}], regex="[a-z]+")
+    assert caught.value.field == "regex"
+    thought = [*HELLO, {"role": "assistant", "content": "", "reasoning": "So"}]
+    done = thinker.chat(thought, regex="[a-z]{3}", reasoning_budget=5, max_tokens=60)
+    assert re.fullmatch("[a-z]{3}", done.text)
+
+
+def test_words_that_were_begun_are_followed_by_no_thought(thinker: LLM) -> None:
+    words = [*HELLO, {"role": "assistant", "content": "So"}]
+    done = thinker.chat(words, reasoning_budget=0, temperature=0, max_tokens=10)
+    assert done.message == thinker.chat(words, temperature=0, max_tokens=10).message
+
+
 # --- what is kept of earlier prompts ---
 
 
@@ -471,6 +525,19 @@ def test_a_scope_and_a_request_that_says_no_share_nothing(tmp_path: Path) -> Non
         assert llm.scoped("b").generate(prompt, max_tokens=1).usage.cached_tokens == 189
     with LLM(n_ctx=512, cache_dir=tmp_path, kv_type="f32") as llm:
         assert llm.scoped("b").generate(prompt, max_tokens=1).usage.cached_tokens == 0
+
+
+@pytest.mark.parametrize(("cache_ram", "cache_prompt"), [(0, True), (16, False)])
+def test_a_group_computes_its_prompt_once_where_nothing_is_kept(cache_ram: int, cache_prompt: bool) -> None:
+    prompt = list(range(10, 200))
+    options = {"max_tokens": 20, "temperature": 0, "cache_prompt": cache_prompt}
+    with LLM(n_ctx=512, n_parallel=2, cache_ram=cache_ram) as llm:
+        alone = llm.generate(prompt, **options)
+        together = llm.grouped()
+        answers = [stream.result() for stream in [together.generate(prompt, stream=True, **options) for _ in range(3)]]
+        assert [answer.text for answer in answers] == [alone.text] * 3
+        assert [answer.usage.cached_tokens for answer in answers] == [0, 189, 189]
+        assert llm.generate(prompt, **options).usage.cached_tokens == 0
 
 
 @pytest.mark.parametrize("cache_ram", [-2, 1.5, "8"])

@@ -8,7 +8,7 @@ import pytest
 
 from stride import LLM
 from stride.stream import completion
-from stride.types import ContentDelta, Finish, TokensDelta
+from stride.types import ContentDelta, Finish, SamplingParams, TokensDelta
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,24 @@ def test_logprobs_are_those_of_the_logits(llm):
 
     expected = logits - np.log(np.exp(logits).sum())
     assert token.chosen.logprob == pytest.approx(expected[token.chosen.token_id], abs=0.02)
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time there was a b\u00e4r \U0001f43b", [5, 300, 41, 7, 7, 9] * 20])
+def test_a_prompts_logprobs_are_those_of_each_of_its_beginnings(llm, prompt):
+    first, *tokens = (
+        llm.stream(
+            prompt, SamplingParams(temperature=0, max_tokens=1, logprobs=3, ignore_eos=True), prompt_logprobs=True
+        )
+        .result()
+        .tokens
+    )
+    ids = llm.tokenize(prompt) if isinstance(prompt, str) else prompt
+    has_bos = isinstance(prompt, str) and llm.tokenizer.add_bos
+    assert [token.chosen.token_id for token in (first, *tokens)][:-1] == ids[has_bos:]
+    assert (first.chosen.logprob, first.top) == (None, ())
+    for n, token in enumerate(tokens, 1 + has_bos):
+        alone = llm.generate(ids[:n], temperature=0, max_tokens=1, logprobs=3, cache_prompt=False).tokens[0]
+        assert token.top == alone.top
 
 
 def test_tokens_come_just_before_their_text_and_never_split(llm):

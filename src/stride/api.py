@@ -6,8 +6,10 @@ from __future__ import annotations
 import copy
 import math
 import operator
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
@@ -36,7 +38,7 @@ from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, KVType
 from stride.stream import Stream
-from stride.types import Completion, Message, SamplingParams, Tool, sampling_params
+from stride.types import Completion, LogitsMask, Message, SamplingParams, Tool, sampling_params
 
 MAX_TOOLS = 512
 """Tools of one request: their grammar takes a quarter of a second to compile then."""
@@ -98,6 +100,7 @@ class LLM:
             raise RequestError(f"cache_ram is {cache_ram!r}, but must be an integer of at least -1", field="cache_ram")
         self.path = model_path(model)
         self.cache_scope = ""
+        self._group: str | None = None
         with ExitStack() as opened:
             self._file = opened.enter_context(open_gguf(self.path))
             self.config = read_config(self._file)
@@ -202,7 +205,8 @@ class LLM:
         stream: bool = False,
         **options: Any,
     ) -> Completion | Stream:
-        """The next turn of a conversation; messages and tools as OpenAI's dictionaries or Stride's own types.
+        """The next turn of a conversation; messages and tools as OpenAI's dictionaries or Stride's own types. A last
+        message of the assistant's is continued.
 
         ``options`` are the fields of `SamplingParams` and of OpenAI's chat requests that say what the answer must be:
         tool_choice, parallel_tool_calls, response_format, json_schema, regex, grammar, reasoning_effort and
@@ -220,13 +224,22 @@ class LLM:
         prompt: str | Sequence[int],
         params: SamplingParams | None = None,
         text_format: TextFormat | None = None,
+        *,
+        prompt_logprobs: bool = False,
     ) -> Stream:
-        """`generate` as a stream of events, all of them content, which as a whole matches ``text_format``."""
+        """`generate` as a stream of events, all of them content, which as a whole matches ``text_format``.
+
+        ``prompt_logprobs``: the prompt's tokens are told first, with what ``params.logprobs`` asks for; none of the
+        first, and nothing of a BOS that is put before a text.
+        """
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
         mask = None if text_format is None else self.masks.text(text_format)
-        return Stream(
-            self.engine, self.tokenizer, ids, params or SamplingParams(), mask=mask, cache_scope=self.cache_scope
-        )
+        adds_bos = isinstance(prompt, str) and self._puts_bos_before(prompt)
+        return self._started(ids, params, None, mask, int(adds_bos) if prompt_logprobs else None)
+
+    def _puts_bos_before(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return self.tokenizer.add_bos and self.tokenizer.bos_id is not None and not text.startswith(bos)
 
     def chat_stream(
         self,
@@ -236,23 +249,59 @@ class LLM:
         template_kwargs: Mapping[str, Any] | None = None,
         constraints: Constraints = NO_CONSTRAINTS,
     ) -> Stream:
-        """`chat` as a stream of events: reasoning, content and tool calls, then one Finish."""
+        """`chat` as a stream of events: reasoning, content and tool calls, then one Finish.
+
+        Where the last message is the assistant's, the events continue it; ``add_generation_prompt`` among
+        ``template_kwargs`` says otherwise.
+        """
         if not messages:
             raise RequestError("there are no messages", field="messages")
         if len(tools) > MAX_TOOLS:
             raise RequestError(f"tools are {len(tools)}, but may be {MAX_TOOLS} at most", field="tools")
         rendered, offered = self._conversation(messages, tools, template_kwargs, constraints)
-        in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
+        continues = rendered.continues is not None
+        if continues:
+            in_reasoning = rendered.continues == "reasoning"
+        else:
+            in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
+        if rendered.continues == "content":
+            constraints = _for_the_rest(constraints)
         mask = self.masks.answer(offered, constraints, in_reasoning)
         constrained = bool(offered) and bool(self.tool_format.shapes)
-        parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained)
+        parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained, continues=continues)
         ids = self.tokenizer.encode_prompt(rendered.pieces)
-        return Stream(self.engine, self.tokenizer, ids, params or SamplingParams(), parser, mask, self.cache_scope)
+        return self._started(ids, params, parser, mask)
+
+    def _started(
+        self,
+        ids: list[int],
+        params: SamplingParams | None,
+        parser: StreamParser | None,
+        mask: LogitsMask | None,
+        tell_prompt_from: int | None = None,
+    ) -> Stream:
+        return Stream(
+            self.engine,
+            self.tokenizer,
+            ids,
+            params or SamplingParams(),
+            parser,
+            mask,
+            self.cache_scope,
+            self._group,
+            tell_prompt_from,
+        )
 
     def scoped(self, cache_scope: str) -> Self:
         """The same model for one user: requests share prompts, and what their times tell, only within a scope."""
         other = copy.copy(self)
         other.cache_scope = cache_scope
+        return other
+
+    def grouped(self) -> Self:
+        """The same model for requests of one prompt, which they compute once, whether or not prompts are kept."""
+        other = copy.copy(self)
+        other._group = uuid.uuid4().hex
         return other
 
     # --- text and numbers ---
@@ -328,7 +377,12 @@ class LLM:
     ) -> tuple[RenderedPrompt, list[Tool]]:
         """The prompt of a conversation, and the tools that it offers."""
         offered = [as_tool(tool) for tool in tools]
-        return self.template.render([as_message(m) for m in messages], offered, **template_kwargs), offered
+        turns = [as_message(m) for m in messages]
+        asked_for = {"add_generation_prompt", "continue_final_message"} & template_kwargs.keys()
+        continues = turns and turns[-1].role == "assistant" and not asked_for
+        if continues:
+            template_kwargs = {**template_kwargs, "continue_final_message": True}
+        return self.template.render(turns, offered, **template_kwargs), offered
 
     @property
     def _decoder(self) -> Decoder:
@@ -389,6 +443,18 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Constraints, dict[str, A
     """What the answer must be, and the sampling parameters."""
     sampling = {name: value for name, value in options.items() if name not in FIELDS}
     return read_constraints(options), sampling
+
+
+def _for_the_rest(constraints: Constraints) -> Constraints:
+    """What is asked of an answer whose thought is over and whose text has begun.
+
+    Raises:
+        RequestError: a format of the whole text.
+    """
+    if constraints.text is not None:
+        field = constraints.text.field
+        raise RequestError(f"{field} is of a whole answer, but the last message is to be continued", field=field)
+    return replace(constraints, reasoning_effort=None, reasoning_budget=None)
 
 
 def model_path(model: str | Path | None) -> Path:

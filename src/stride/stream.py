@@ -11,7 +11,7 @@ from dataclasses import replace
 from stride.chat.stop import StopStrings
 from stride.chat.stream import StreamParser, collect
 from stride.chat.tokenizer import Tokenizer
-from stride.engine import Engine, Failed, Finished, Output, Request, Token
+from stride.engine import Engine, Failed, Finished, Output, PromptLogprobs, Request, Token
 from stride.errors import StrideError
 from stride.types import (
     ChosenToken,
@@ -22,6 +22,7 @@ from stride.types import (
     Finish,
     LogitsMask,
     SamplingParams,
+    StreamedEvent,
     Timings,
     TokenLogprob,
     TokensDelta,
@@ -45,10 +46,13 @@ class Stream:
         parser: StreamParser | None = None,
         mask: LogitsMask | None = None,
         cache_scope: str = "",
+        group: str | None = None,
+        tell_prompt_from: int | None = None,
     ) -> None:
         """Submit the request; without a parser all text is content.
 
-        ``mask`` restricts it to a grammar; ``cache_scope``: see `Request`.
+        ``mask`` restricts it to a grammar; ``cache_scope``, ``group``: see `Request`.
+        ``tell_prompt_from``: the prompt's tokens from this one on are told as well, with their log probabilities.
 
         Raises:
             RequestError: the engine refuses it.
@@ -65,6 +69,7 @@ class Stream:
         self._error: StrideError | None = None
         self._reasoning_tokens = 0
         self._called_tools = False
+        self._tell_prompt_from = tell_prompt_from or 0
         self.prompt_tokens = len(prompt_ids)
         self._request = Request(
             prompt_ids=prompt_ids,
@@ -75,6 +80,8 @@ class Stream:
             eos_ids=tokenizer.eos_ids,
             dry_breakers=tokenizer.sequence_breakers(params.dry_sequence_breakers) if params.dry_multiplier else {},
             cache_scope=cache_scope,
+            group=group,
+            prompt_logprobs=tell_prompt_from is not None,
         )
         engine.submit(self._request)
 
@@ -164,6 +171,11 @@ class Stream:
                 if tokens:
                     yield TokensDelta(tuple(map(self._chosen, tokens)))
                 yield from self._deltas(text)
+            case PromptLogprobs(logprobs):
+                start = self._tell_prompt_from
+                first, *others = self._request.prompt_ids[start:]
+                tokens = [Token(*pair) for pair in zip(others, logprobs[start:], strict=True)]
+                yield TokensDelta((ChosenToken(self._logprob(first, None)), *map(self._chosen, tokens)))
             case Failed(error):
                 raise error
             case Finished(reason, usage, timings):
@@ -192,12 +204,12 @@ class Stream:
         top = tuple(self._logprob(*pair) for pair in token.logprobs.top)
         return ChosenToken(self._logprob(token.token_id, token.logprobs.logprob), top)
 
-    def _logprob(self, token_id: int, logprob: float) -> TokenLogprob:
+    def _logprob(self, token_id: int, logprob: float | None) -> TokenLogprob:
         return TokenLogprob(token_id, self._tokenizer.token_bytes(token_id), logprob)
 
 
-_Output = tuple[str, Sequence[Token]] | Finished | Failed
-"""Visible text with the tokens behind it, or an end."""
+_Output = PromptLogprobs | tuple[str, Sequence[Token]] | Finished | Failed
+"""What is told of the prompt, visible text with the tokens behind it, or an end."""
 
 
 class _UntoldTokens:
@@ -231,12 +243,14 @@ def completion(events: Iterable[Event]) -> Completion:
     """
     deltas: list[Delta] = []
     tokens: list[ChosenToken] = []
+    before: list[StreamedEvent] = []
     for event in events:
         match event:
             case Finish(reason, usage, timings, stop):
-                return Completion(collect(deltas), reason, usage, timings, stop, tuple(tokens))
+                return Completion(collect(deltas), reason, usage, timings, stop, tuple(tokens), tuple(before))
             case TokensDelta():
                 tokens += event.tokens
             case _:
                 deltas.append(event)
+        before.append(event)
     raise AssertionError("a stream ends with Finish or an error")

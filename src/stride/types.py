@@ -16,6 +16,10 @@ import numpy.typing as npt
 
 from stride.errors import RequestError
 
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+"""llama.cpp's steps from logits to the draw, under its names and in its order."""
+SAMPLERS_BY_LETTER = dict(zip("edskypmxt", SAMPLERS, strict=True))
+"""llama.cpp's short names of the steps."""
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 JsonSchema: TypeAlias = Mapping[str, Any]
 
@@ -94,7 +98,7 @@ class SamplingParams:
     tokens at least as likely as ``xtc_threshold`` are left out. ``top_n_sigma`` (0: off) keeps the logits within so
     many standard deviations of the largest. ``dynatemp_range`` lets the temperature move so far up and down with the
     entropy. ``mirostat`` 1 or 2 chooses by a target surprise (``mirostat_tau``, ``mirostat_eta``) in place of penalties
-    and filters.
+    and filters. ``samplers`` are the steps that are taken, in their order; what is not among them has no effect.
     ``max_tokens`` None: until the context is full. ``stop``: strings that end the output and are not part of it.
     ``logprobs``: None, or how many of the likeliest tokens are told with each token and its log probability.
     ``cache_prompt``: what earlier requests computed may be used, and what this one computes may be used by later ones.
@@ -125,6 +129,7 @@ class SamplingParams:
     mirostat: int = 0
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
+    samplers: tuple[str, ...] = SAMPLERS
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     max_tokens: int | None = None
@@ -155,6 +160,12 @@ class SamplingParams:
             self.logit_bias,
             "token ids with finite numbers or -inf",
         )
+        _check(isinstance(self.samplers, tuple), "samplers", self.samplers, "a list of names")
+        for sampler in self.samplers:
+            if sampler not in SAMPLERS:
+                raise RequestError(
+                    f"samplers hold {sampler!r}, but may hold only {', '.join(SAMPLERS)}", field="samplers"
+                )
         for name in ("stop", "dry_sequence_breakers"):
             texts = getattr(self, name)
             good = isinstance(texts, tuple) and all(isinstance(text, str) and text for text in texts)
@@ -162,7 +173,8 @@ class SamplingParams:
 
 
 def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
-    """`SamplingParams` from keywords; None means the default, one stop string may stand alone.
+    """`SamplingParams` from keywords; None means the default, one stop string may stand alone, and samplers may be a
+    string of llama.cpp's letters.
 
     As in llama.cpp, -1 means no limit (``max_tokens``), a random one (``seed``) and off (``top_k``, ``top_n_sigma``).
 
@@ -185,6 +197,11 @@ def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
         texts = given.get(name)
         if isinstance(texts, Sequence):
             given[name] = (texts,) if isinstance(texts, str) else tuple(texts)
+    samplers = given.get("samplers")
+    if isinstance(samplers, str):
+        given["samplers"] = tuple(SAMPLERS_BY_LETTER.get(letter, letter) for letter in samplers)
+    elif isinstance(samplers, Sequence):
+        given["samplers"] = tuple(samplers)
     return SamplingParams(**given)
 
 
@@ -300,11 +317,14 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and the natural logarithm of its probability, as the model gave it before any filter."""
+    """A token and the natural logarithm of its probability, as the model gave it before any filter.
+
+    None is that of a prompt's first token, which nothing stands before.
+    """
 
     token_id: int
     text: bytes
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,12 +332,14 @@ class ChosenToken:
     """A token of the output, and the likeliest tokens at its place, the likeliest first."""
 
     chosen: TokenLogprob
-    top: tuple[TokenLogprob, ...]
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TokensDelta:
-    """The tokens behind the text that comes next. Only where ``logprobs`` asks for them."""
+    """The tokens behind the text that comes next, only where ``logprobs`` asks for them. First, and as one event, those
+    of the prompt, where they are to be told too.
+    """
 
     tokens: tuple[ChosenToken, ...]
 
@@ -339,7 +361,9 @@ Event: TypeAlias = StreamedEvent | Finish
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer: the sum of a stream's events. ``tokens`` are there where ``logprobs`` asks for them."""
+    """A whole answer: the sum of a stream's events, and all of these but the last. ``tokens``: where ``logprobs``
+    asks for them.
+    """
 
     message: Message
     finish_reason: FinishReason
@@ -347,6 +371,7 @@ class Completion:
     timings: Timings
     stop: str | None = None
     tokens: tuple[ChosenToken, ...] = ()
+    events: tuple[StreamedEvent, ...] = ()
 
     @property
     def text(self) -> str:

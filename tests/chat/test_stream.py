@@ -462,3 +462,15 @@ def test_mistral_ids_are_what_its_templates_accept() -> None:
 @settings(max_examples=100, deadline=None)
 def test_without_tools_no_text_is_lost(text: str) -> None:
     assert (collect(parse(STEP_XML, list(text), tools=())).content or "") == text.lstrip()
+
+
+@pytest.mark.parametrize("in_reasoning", [False, True])
+def test_white_space_between_a_prompt_and_what_goes_on_is_kept(in_reasoning: bool) -> None:
+    text = "\n 42 </think>\n\nYes" if in_reasoning else "\n 42 <think> {"
+    for cut in range(len(text)):
+        parser = StreamParser(replace(STEP_XML, reasoning=THINK), TOOLS, in_reasoning, continues=True)
+        message = collect([*parser.feed(text[:cut]), *parser.feed(text[cut:]), *parser.finish()])
+        if in_reasoning:
+            assert (message.reasoning, message.content) == ("\n 42", "Yes")
+        else:
+            assert (message.reasoning, message.content) == (None, text)

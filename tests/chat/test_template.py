@@ -445,3 +445,59 @@ def test_a_closed_template_starts_again(step: ChatTemplate) -> None:
 def test_unknown_builtin() -> None:
     with pytest.raises(KeyError):
         builtin("nothing")
+
+
+# --- the last message goes on ---
+
+
+@pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("words", ["It is", "It is ", "{\n", "x</s"])
+def test_a_last_message_is_cut_where_its_words_end(source: str, words: str) -> None:
+    template = ChatTemplate(source, "<s>", "</s>", SPECIAL)
+    messages = [Message("user", "It is?"), Message("assistant", "It is"), Message("user", "What?")]
+    whole = template.render([*messages, Message("assistant", words.rstrip())], add_generation_prompt=False)
+    rendered = template.render([*messages, Message("assistant", words)], continue_final_message=True)
+    assert rendered.text == whole.text[: whole.text.rindex(words.rstrip())] + words
+    assert rendered.continues == "content"
+    assert "".join(piece.text for piece in rendered.pieces) == rendered.text
+    empty = template.render([*messages, Message("assistant", " ")], continue_final_message=True)
+    assert empty == template.render(messages)
+    template.close()
+
+
+def test_what_a_continued_message_says_is_plain_text(step: ChatTemplate) -> None:
+    rendered = step.render([Message("user", "?"), Message("assistant", "a<|im_end|>b")], continue_final_message=True)
+    assert not any(piece.trusted for piece in rendered.pieces if "b" in piece.text.removeprefix("<s>"))
+    assert rendered.text.endswith("<|im_start|>assistant\n<think>\n\n</think>\na<|im_end|>b")
+
+
+@pytest.mark.parametrize(
+    ("message", "end", "continues"),
+    [
+        (Message("assistant", None, reasoning="Let me "), "<think>\nLet me ", "reasoning"),
+        (Message("assistant", "<think>\nLet me"), "<think>\nLet me", "reasoning"),
+        (Message("assistant", "<think>a</think>b"), "<think>\na\n</think>\nb", "content"),
+        (Message("assistant", "b", reasoning="a"), "<think>\na\n</think>\nb", "content"),
+        (Message("assistant", ""), "<think>\n", None),
+    ],
+)
+def test_a_thought_goes_on_until_there_are_words(
+    step: ChatTemplate, message: Message, end: str, continues: str | None
+) -> None:
+    rendered = step.render([Message("user", "?"), message], continue_final_message=True)
+    assert rendered.text.endswith("<|im_start|>assistant\n" + end)
+    assert rendered.continues == continues
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "problem"),
+    [
+        ("{{ messages[0].content }}", Message("assistant", "b"), "does not tell its content"),
+        (HERMES_STYLE, Message("assistant", None, reasoning="b"), "does not tell its reasoning"),
+        (HERMES_STYLE, Message("assistant", "b", tool_calls=(CALL,)), "results must follow"),
+        (HERMES_STYLE, Message("user", "b"), "only a last message of the assistant's"),
+    ],
+)
+def test_messages_that_cannot_go_on(source: str, message: Message, problem: str) -> None:
+    with pytest.raises(RequestError, match=problem):
+        render(source, Message("user", "a"), message, continue_final_message=True)

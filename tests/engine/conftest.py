@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stride.engine import Engine, EngineConfig, Failed, Finished, Output, Request, Token
+from stride.engine import Engine, EngineConfig, Failed, Finished, Output, PromptLogprobs, Request, Token
 from stride.ops.api import PAGE_TOKENS, Batch, FloatArray, KVType
 from stride.types import SamplingParams
 
@@ -93,6 +93,7 @@ class Client:
     def __init__(self, prompt_ids: Sequence[int], *, params: SamplingParams | None = None, **options: Any) -> None:
         self.outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
         self.tokens: list[int] = []
+        self.prompt: PromptLogprobs | None = None
         self.end: Finished | Failed | None = None
         self.ended = threading.Event()
         params = params or SamplingParams(temperature=0, max_tokens=options.pop("max_tokens", 8))
@@ -100,7 +101,10 @@ class Client:
 
     def _deliver(self, output: Output) -> None:
         assert self.end is None, "told something after the end"
-        if isinstance(output, Token):
+        if isinstance(output, PromptLogprobs):
+            assert (self.prompt, self.tokens) == (None, []), "the prompt comes first, and once"
+            self.prompt = output
+        elif isinstance(output, Token):
             self.tokens.append(output.token_id)
         else:
             self.end = output

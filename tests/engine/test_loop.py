@@ -25,6 +25,54 @@ def prompts(seed: int, lengths: list[int]) -> list[list[int]]:
     return [[chooser.randrange(97) for _ in range(n)] for n in lengths]
 
 
+# --- what is told of prompts ---
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    exact = logits.astype(np.float64)
+    return exact - exact.max() - np.log(np.exp(exact - exact.max()).sum())
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+@pytest.mark.parametrize("chunk", [1, 31, 64, 512])
+def test_a_prompt_is_told_token_by_token(
+    monkeypatch: pytest.MonkeyPatch, start: Start, new_client: NewClient, model: Model, chunk: int, max_tokens: int
+) -> None:
+    monkeypatch.setattr("stride.engine.loop.LOGITS_BYTES", 4 * model.n_vocab * 40)
+    engine = start(chunk=chunk, cache_bytes=1 << 20)
+    known, other, single = prompts(chunk, [150, 200, 1])
+    engine.submit((before := new_client(known)).request)
+    before.wait()
+    model.batches.clear()
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=2)
+    clients = [new_client(known, params=params, prompt_logprobs=True, group="g") for _ in range(2)]
+    clients += [new_client(single, params=params, prompt_logprobs=True), new_client(other)]
+    for client in clients:
+        engine.submit(client.request)
+    for client in clients:
+        assert client.wait().tokens == model.greedy(client.request.prompt_ids, client.request.params.max_tokens)
+        assert client.reason == "length"
+    assert clients[3].prompt is None
+    assert clients[2].prompt.logprobs == ()
+    assert clients[0].prompt == clients[1].prompt
+    assert [client.end.usage.cached_tokens for client in clients[:3]] == [0, 0, 0], "all is computed"
+    assert max(len(batch.outputs) for batch in model.batches) <= 40 + len(clients), "and a part at a time kept"
+    told = clients[0].prompt.logprobs
+    assert len(told) == len(known) - 1
+    for i, entry in enumerate(told, 1):
+        expected = log_softmax(model.expected_logits(known[:i]))
+        assert entry.logprob == pytest.approx(expected[known[i]], abs=1e-5)
+        assert [token for token, _ in entry.top] == np.argsort(-expected, kind="stable")[:2].tolist()
+    again = new_client(known, params=params)
+    engine.submit(again.request)
+    assert again.wait().end.usage.cached_tokens == len(known) - 1, "others share as before"
+
+
+def test_a_prompt_is_not_told_without_log_probabilities(start: Start, new_client: NewClient) -> None:
+    with pytest.raises(RequestError, match="log probabilities of the prompt"):
+        start().submit(new_client([1, 2], prompt_logprobs=True).request)
+
+
 # --- what comes out ---
 
 

@@ -47,12 +47,14 @@ class Sequence:
         self.n_cached = self.n = self.path.n_cached
         self.look()
 
-    def grow(self, n: int) -> None:
+    def grow(self, n: int, *, offers: bool = False) -> None:
         """Compute up to n further tokens, no more than a chunk."""
         start, end = self.n, min(len(self.tokens), self.n + min(n, self.memory.chunk))
         if start == end:
             return
         self.memory.prefixes.keep(self.path, self.slot, self.tokens, start)
+        if offers:
+            self.memory.prefixes.offer(self.path, self.slot, self.tokens, start)
         self.memory.cache.extend(self.slot, start, end)
         for group, pages in zip(self.memory.cache.groups, self.memory.pages, strict=True):
             for position in range(start, end):
@@ -120,9 +122,15 @@ def test_sequences_always_see_their_own_tokens(windows: tuple[int | None, ...]) 
             self.running.append((sequence, scope))
 
         @precondition(lambda self: self.running)
-        @rule(data=st.data(), n=st.integers(1, 50))
-        def grow(self, data: st.DataObject, n: int) -> None:
-            data.draw(st.sampled_from(self.running))[0].grow(n)
+        @rule(data=st.data(), n=st.integers(1, 50), offers=st.booleans())
+        def grow(self, data: st.DataObject, n: int, offers: bool) -> None:
+            data.draw(st.sampled_from(self.running))[0].grow(n, offers=offers)
+
+        @precondition(lambda self: not self.running)
+        @rule(scope=st.sampled_from(["a", "b"]))
+        def forget(self, scope: str) -> None:
+            self.memory.prefixes.forget(scope)
+            self.known[scope].clear()
 
         @precondition(lambda self: self.running)
         @rule(data=st.data())
@@ -139,6 +147,27 @@ def test_sequences_always_see_their_own_tokens(windows: tuple[int | None, ...]) 
 
     Sequences.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
     Sequences.TestCase("runTest").runTest()
+
+
+def test_another_goes_on_inside_a_page_that_is_being_written() -> None:
+    memory = Memory((None, 40), n_slots=3, n_ctx=400, chunk=50, spare=0)
+    shared = numbers(1, 110)
+    first = memory.begin(shared + numbers(2, 40))
+    for n in (50, 50, 10):
+        first.grow(n)
+    first.grow(1, offers=True)
+    second = memory.begin(shared + numbers(3, 40))
+    assert second.n_cached == 110
+    first.grow(30)  # the page is whole
+    third = memory.begin(shared + numbers(4, 40))
+    assert third.n_cached == 110
+    second.grow(40)
+    for sequence in (first, second, third):
+        sequence.look()
+        sequence.end()
+    check_books(memory)
+    memory.prefixes.forget("")
+    assert memory.prefixes.n_pages == memory.cache.n_held_pages == (0, 0)
 
 
 def common(a: list[int], b: list[int]) -> int:

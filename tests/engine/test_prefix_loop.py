@@ -35,8 +35,9 @@ def family(seed: int, kept: list[int], lengths: list[int]) -> list[list[int]]:
     cancellations=st.dictionaries(st.integers(0, 7), st.integers(0, 60), max_size=3),
     scopes=st.lists(st.sampled_from("ab"), min_size=8, max_size=8),
     cached=st.lists(st.booleans(), min_size=8, max_size=8),
+    groups=st.lists(st.sampled_from(["one", "two", None]), min_size=8, max_size=8),
     windows=st.sampled_from([(None, 40), (None,), (40,), (64, None, 3)]),
-    cache_bytes=st.sampled_from([1, 5_000, 1 << 20]),
+    cache_bytes=st.sampled_from([0, 1, 5_000, 1 << 20]),
     n_parallel=st.integers(1, 4),
     chunk=st.integers(1, 70),
     seed=st.integers(0, 99),
@@ -55,13 +56,15 @@ def test_shared_equals_alone(new_client: NewClient, new_model: NewModel, **drawn
             prompt,
             params=SamplingParams(temperature=0, max_tokens=n, cache_prompt=keep),
             cache_scope=scope,
+            group=group,
             eos_ids=EOS,
         )
-        for prompt, n, keep, scope in zip(
+        for prompt, n, keep, scope, group in zip(
             family(drawn["seed"], drawn["kept"], drawn["lengths"]),
             drawn["n_tokens"],
             drawn["cached"],
             drawn["scopes"],
+            drawn["groups"],
             strict=False,
         )
     ]

@@ -26,17 +26,27 @@ def logs(*probabilities: float) -> np.ndarray:
 
 def candidates(logits: np.ndarray, **options: Any) -> list[int]:
     """Sorted ids that pass the filters; ``xtc_threshold`` switches XTC on."""
+    options = {"xtc_probability": float("xtc_threshold" in options), "seed": 0, **options}
+    chooser = Sampler(SamplingParams(**{**NO_FILTER, **options, "temperature": 1.0}), np.array([0]), len(logits))
+    return sorted(run(chooser, logits)[0].tolist())
+
+
+def run(chooser: Sampler, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ids that a sampler draws from, and their logits by then."""
+    left, narrowed = chooser._edit(logits), []
+    for name in chooser._steps:
+        left = chooser._step(name, left, narrowed)
     ids = np.arange(len(logits))
-    with_xtc = "xtc_threshold" in options
-    for kept in sampling.filters(logits, SamplingParams(**{**NO_FILTER, **options}), with_xtc):
+    for kept in narrowed:
         ids = ids[kept]
-    return sorted(ids.tolist())
+    return ids, left
 
 
 def sampler(n_vocab: int, prompt: tuple[int, ...] = (), **options: Any) -> Sampler:
     return Sampler(SamplingParams(**{**NO_FILTER, **options}), np.array(prompt, np.int64), n_vocab)
 
 
+REPELLED = {"presence_penalty": 100.0}
 P = logs(0.1, 0.4, 0.05, 0.3, 0.15)
 TIES = logs(0.25, 0.25, 0.25, 0.25)
 
@@ -160,6 +170,113 @@ def test_the_temperature_ends_where_entropy_does() -> None:
     assert sampling.dynamic_temperature(logs(1.0, 0.0, 0.0), params) == pytest.approx(0.5)
 
 
+# --- the steps and their order ---
+
+
+def distribution(chooser: Sampler, logits: np.ndarray) -> np.ndarray:
+    """Of what a sampler draws from, over the vocabulary."""
+    ids, left = run(chooser, logits)
+    weights = np.zeros(len(logits))
+    weights[ids] = np.exp(left.astype(np.float64) - left.max())
+    return weights / weights.sum()
+
+
+def reference(logits: np.ndarray, order: tuple[str, ...], prompt: list[int], params: SamplingParams) -> np.ndarray:
+    """The steps in words, over a dictionary of logits."""
+    left = {i: float(logit) for i, logit in enumerate(logits)}
+
+    def shares() -> list[tuple[float, int]]:
+        total = sum(math.exp(logit) for logit in left.values())
+        return sorted(((math.exp(logit) / total, i) for i, logit in left.items()), key=lambda one: (-one[0], one[1]))
+
+    for name in order:
+        if name == "penalties":
+            left = {i: logit - params.presence_penalty * (i in prompt) for i, logit in left.items()}
+        elif name == "temperature":
+            left = {i: logit / params.temperature for i, logit in left.items()}
+        elif name == "top_k":
+            left = {i: left[i] for _, i in shares()[: params.top_k]}
+        elif name == "top_p":
+            mass, kept = 0.0, []
+            for share, i in shares():
+                kept.append(i)
+                mass += share
+                if mass >= params.top_p:
+                    break
+            left = {i: left[i] for i in kept}
+        elif name == "min_p":
+            largest = shares()[0][0]
+            left = {i: left[i] for share, i in shares() if share >= params.min_p * largest}
+    found = np.zeros(len(logits))
+    for share, i in shares():
+        found[i] = share
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    order=st.lists(st.sampled_from(["penalties", "top_k", "top_p", "min_p", "temperature"]), max_size=6),
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 40),
+    masked=st.booleans(),
+)
+def test_steps_are_taken_in_any_order(order: list[str], seed: int, n: int, masked: bool) -> None:
+    chooser = np.random.default_rng(seed)
+    logits = (chooser.standard_normal(n) * 3).astype(np.float32)
+    prompt = chooser.integers(0, n, 5)
+    options = {"top_k": 7, "top_p": 0.83, "min_p": 0.03, "temperature": 1.7, "presence_penalty": 2.5}
+    params = SamplingParams(**options, samplers=tuple(order), seed=seed % 100)
+    one = Sampler(params, prompt, n)
+    expected = reference(logits, params.samplers, prompt.tolist(), params)
+    assert distribution(one, logits) == pytest.approx(expected, abs=1e-5)
+    mask = TokenSet(np.arange(0, n, 2)) if masked else None
+    before = logits.copy()
+    for _ in range(5):
+        token = one.sample(logits, mask)
+        assert token % 2 == 0 if masked else expected[token] > 0
+    assert (logits == before).all()
+
+
+def test_the_default_order_is_llama_cpps() -> None:
+    logits = np.random.default_rng(1).standard_normal(50).astype(np.float32)
+    options = {"presence_penalty": 1.0, "dry_multiplier": 1.0, "top_n_sigma": 2.0, "typical_p": 0.9, "temperature": 0.5}
+    names = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+    prompt = np.array([1, 2, 3, 1, 2, 3, 1, 2])
+    default, named = (Sampler(SamplingParams(**options, **more), prompt, 50) for more in ({}, {"samplers": names}))
+    assert distribution(default, logits).tolist() == distribution(named, logits).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # without a temperature in the list there is none, not even 0
+        ({"samplers": (), "temperature": 0.0, "top_k": 1}, {0, 1, 2}),
+        ({"samplers": ("temperature",), "temperature": 0.0}, {1}),
+        ({"samplers": ("temperature", "top_p"), "temperature": 0.0, "top_p": 0.9}, {1}),
+        # the likeliest alone is left when the penalties come
+        ({"samplers": ("top_k", "penalties", "temperature"), "temperature": 0.0, "top_k": 1, **REPELLED}, {1}),
+        ({"samplers": ("penalties", "top_k", "temperature"), "temperature": 0.0, "top_k": 1, **REPELLED}, {0}),
+        ({"samplers": ("top_k", "temperature"), "temperature": 1.0, "top_k": 1, **REPELLED}, {1}),
+        ({"samplers": ("top_k", "dry"), "top_k": 2, "dry_multiplier": 100.0, "dry_allowed_length": 1}, {0}),
+        # a high temperature before top-p leaves more
+        ({"samplers": ("top_p", "temperature"), "temperature": 50.0, "top_p": 0.6}, {1}),
+        ({"samplers": ("temperature", "top_p"), "temperature": 50.0, "top_p": 0.6}, {0, 1}),
+    ],
+)
+def test_an_order_makes_a_difference(options: dict[str, Any], expected: set[int]) -> None:
+    logits = logs(0.2, 0.7, 0.1)
+    one = sampler(3, (1, 1, 1), seed=1, **options)
+    assert {one.sample(logits) for _ in range(200)} == expected
+
+
+def test_penalties_after_a_filter_count_what_is_chosen() -> None:
+    one = sampler(3, samplers=("top_k", "penalties", "temperature"), temperature=0.0, top_k=2, **REPELLED)
+    logits = logs(0.2, 0.7, 0.1)
+    first = one.sample(logits)
+    one.accept(first)
+    assert (first, one.sample(logits)) == (1, 0)
+
+
 def test_xtc_happens_with_its_probability() -> None:
     logits = logs(0.5, 0.3, 0.2)
     counts = [0, 0, 0]
@@ -255,8 +372,8 @@ def test_logits_that_cannot_be_sampled(
 def test_a_draw_takes_no_token_of_no_probability(n: int) -> None:
     logits = np.full(n, -np.inf, np.float32)
     logits[1:-1] = 0
-    assert sampling.draw(logits, 1.0, 0.0) == 1
-    assert sampling.draw(logits, 1.0, 1 - 2**-53) == n - 2
+    assert sampling.draw(logits, 0.0) == 1
+    assert sampling.draw(logits, 1 - 2**-53) == n - 2
 
 
 def test_banned_tokens_are_never_chosen() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stride.engine.sampler_logprobs import logprobs_of
+from stride.errors import GenerationError
 
 
 @given(st.integers(0, 2**32), st.integers(1, 400), st.integers(0, 30), st.floats(0.1, 50))
@@ -26,3 +27,9 @@ def test_what_cannot_come_is_minus_infinity_and_never_among_the_likeliest() -> N
     found = logprobs_of(np.array([0, -np.inf, 0], np.float32), 1, 3)
     assert found.logprob == -np.inf
     assert found.top == ((0, pytest.approx(np.log(0.5))), (2, pytest.approx(np.log(0.5))))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_an_error(bad: float) -> None:
+    with pytest.raises(GenerationError, match="a logit of"):
+        logprobs_of(np.array([0, bad, 0], np.float32), 0, 1)

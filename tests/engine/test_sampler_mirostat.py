@@ -98,4 +98,4 @@ def test_the_draw_is_over_what_is_left() -> None:
     chooser = mirostat(2, 0.5)  # a bound of one bit: only the first two
     logits = np.log(np.array([0.5, 0.5, 1e-6], np.float32))
     assert {chooser.choose(logits, u) for u in np.linspace(0, 0.999, 20)} <= {0, 1}
-    assert sampler_filters.draw(logits[:2], 1.0, 0.75) == 1
+    assert sampler_filters.draw(logits[:2], 0.75) == 1

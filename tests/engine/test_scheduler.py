@@ -14,14 +14,19 @@ from stride.engine.scheduler import Scheduler
 from stride.types import SamplingParams
 
 
-def new_request(n_prompt: int, max_tokens: int = 100) -> Request:
-    request = Request([1] * n_prompt, SamplingParams(max_tokens=max_tokens), deliver=lambda output: None)
+def new_request(
+    n_prompt: int, max_tokens: int = 100, prompt: Sequence[int] = (), scope: str | None = None, group: str | None = None
+) -> Request:
+    params = SamplingParams(max_tokens=max_tokens)
+    request = Request(prompt or [1] * n_prompt, params, deliver=lambda output: None, group=group)
     request.prepare(n_ctx=1000, n_vocab=10)
+    request.scope = scope
     return request
 
 
-def new_scheduler(n_slots: int, chunk: int) -> Scheduler:
-    return Scheduler(PagedCache((None, 32), n_slots, 1000, chunk), chunk)
+def new_scheduler(n_slots: int, chunk: int, n_spare: int = 0) -> Scheduler:
+    cache = PagedCache((None, 32), n_slots, 1000, chunk, (n_spare, n_spare))
+    return Scheduler(cache, chunk, PrefixCache(cache))
 
 
 def compute(scheduler: Scheduler, seconds_per_token: float = 0.01) -> list[tuple[int, int, int]]:
@@ -94,8 +99,8 @@ def test_pages_kept_for_later_are_given_back_before_a_request_waits_for_memory()
         return all(n <= most for n, most in zip(fresh_pages, room, strict=True))
 
     prefixes = PrefixCache(cache)
-    scheduler = Scheduler(cache, 64, has_room, prefixes)
-    scheduler.add(new_request(300, max_tokens=1))
+    scheduler = Scheduler(cache, 64, prefixes, has_room)
+    scheduler.add(new_request(300, max_tokens=1, scope=""))
     assert scheduler.schedule() == []
     room[:] = [20, 20]
     while not scheduler.running or scheduler.running[0].n_tokens == 300:
@@ -103,20 +108,16 @@ def test_pages_kept_for_later_are_given_back_before_a_request_waits_for_memory()
     scheduler.remove(scheduler.running[0])
     kept = prefixes.n_pages
     room[:] = [0, 0]
-    other = Request([2] * 300, SamplingParams(max_tokens=1), deliver=lambda output: None)
-    other.prepare(n_ctx=1000, n_vocab=10)
-    scheduler.add(other)
+    scheduler.add(new_request(300, max_tokens=1, prompt=[2] * 300, scope=""))
     assert len(scheduler.schedule()) == 1
     assert all(n < before for n, before in zip(prefixes.n_pages, kept, strict=True))
 
 
 def test_requests_that_begin_alike_compute_it_once() -> None:
-    cache = PagedCache((None, 32), 4, 1000, 64, (40, 40))
-    scheduler = Scheduler(cache, 64, prefixes=PrefixCache(cache))
+    scheduler = new_scheduler(n_slots=4, chunk=64, n_spare=40)
     prompts = [[1] * 300, [1] * 300, [1] * 200 + [2] * 150, [1] * 100 + [3] * 300]
-    requests = [Request(prompt, SamplingParams(max_tokens=9), deliver=lambda output: None) for prompt in prompts]
+    requests = [new_request(0, 9, prompt, scope="") for prompt in prompts]
     for request in requests:
-        request.prepare(n_ctx=1000, n_vocab=10)
         scheduler.add(request)
     compute(scheduler)
     assert [request in scheduler.running for request in requests] == [True, False, False, True]
@@ -124,18 +125,44 @@ def test_requests_that_begin_alike_compute_it_once() -> None:
         compute(scheduler)
     first, same, half, quarter = (request.n_cached for request in requests)
     assert (first, quarter) == (0, 0)
-    assert same == 288  # its whole pages
-    assert half == 192  # likewise, of what is alike
+    assert same == 299  # all but the token whose logits it needs
+    assert half == 192  # of what is alike, the whole pages
 
 
-def test_what_a_request_computed_is_used_by_the_next_unless_either_says_no() -> None:
-    cache = PagedCache((None, 32), 1, 1000, 64, (20, 20))
-    scheduler = Scheduler(cache, 64, prefixes=PrefixCache(cache))
+@pytest.mark.parametrize("n_slots", [1, 2, 5])
+@pytest.mark.parametrize("n_prompt", [5, 64, 300, 800])
+def test_a_group_computes_its_prompt_once_and_leaves_nothing(n_slots: int, n_prompt: int) -> None:
+    cache = PagedCache((None, 32), n_slots, 1000, 64)
+    prefixes = PrefixCache(cache)
+    scheduler = Scheduler(cache, 64, prefixes)
+    requests = [new_request(n_prompt, max_tokens=40, scope="four", group="four") for _ in range(4)]
+    for request in [*requests, stranger := new_request(n_prompt, max_tokens=40)]:
+        scheduler.add(request)
+    ended = 0
+    while scheduler.waiting or scheduler.running:
+        compute(scheduler)
+        for request in [one for one in scheduler.running if one.is_full]:
+            scheduler.remove(request)
+            ended += request is not stranger
+        assert ended < 4 or prefixes.n_pages == (0, 0)
+    assert [request.n_cached for request in requests] == [0] + [n_prompt - 1] * 3
+    assert stranger.n_cached == 0
+    assert cache.n_held_pages == (0, 0)
 
-    def start(cache_prompt: bool = True, scope: str = "") -> int:
-        params = SamplingParams(max_tokens=1, cache_prompt=cache_prompt)
-        request = Request([1] * 100, params, deliver=lambda output: None, cache_scope=scope)
-        request.prepare(n_ctx=1000, n_vocab=10)
+
+def test_a_group_of_which_none_has_started_leaves_nothing_either() -> None:
+    scheduler = new_scheduler(n_slots=1, chunk=64)
+    request = new_request(10, scope="two", group="two")
+    scheduler.add(request)
+    scheduler.remove(request)
+    assert not scheduler.waiting
+
+
+def test_what_a_request_computed_is_used_by_the_next_of_its_scope() -> None:
+    scheduler = new_scheduler(n_slots=1, chunk=64, n_spare=20)
+
+    def start(scope: str | None = "") -> int:
+        request = new_request(100, max_tokens=1, scope=scope)
         scheduler.add(request)
         while request.n_tokens == 100:
             compute(scheduler)
@@ -144,7 +171,7 @@ def test_what_a_request_computed_is_used_by_the_next_unless_either_says_no() -> 
         assert found.usage.cached_tokens == found.timings.cache_n == 100 - found.timings.prompt_n
         return found.usage.cached_tokens
 
-    assert [start(False), start(), start(False), start(), start(scope="other")] == [0, 0, 0, 99, 0]
+    assert [start(None), start(), start(None), start(), start("other")] == [0, 0, 0, 99, 0]
 
 
 def test_requests_wait_in_order_for_a_slot() -> None:

@@ -18,14 +18,13 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from tests.server.answers import FINISH
 
 from stride import LLM
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import GenerationError
 from stride.server import Models, Settings, create_app
-from stride.types import Event, Finish, SamplingParams, Timings, Usage
-
-FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
+from stride.types import Event, SamplingParams, Timings
 
 FACTS = {"architecture": "script", "quantization": "Q8_0"}
 
@@ -102,6 +101,9 @@ class ScriptedModel:
         self.scopes.append(cache_scope)
         return self
 
+    def grouped(self) -> ScriptedModel:
+        return self
+
     def chat_stream(
         self, messages: Any, tools: Any, params: SamplingParams, variables: Any, constraints: Constraints
     ) -> Script:
@@ -111,8 +113,10 @@ class ScriptedModel:
         self.asked.append((messages, tools, variables, constraints))
         return 7
 
-    def stream(self, prompt: Any, params: SamplingParams, text_format: TextFormat | None) -> Script:
-        return self._start(prompt, params, text_format)
+    def stream(
+        self, prompt: Any, params: SamplingParams, text_format: TextFormat | None, *, prompt_logprobs: bool = False
+    ) -> Script:
+        return self._start(prompt, params, text_format, prompt_logprobs)
 
     def _start(self, *asked: Any) -> Script:
         self.asked.append(asked)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import anthropic
 import httpx
 import pytest
+from tests.server.answers import ANSWER, CALLS, CUT, FINISH, HELLO, INTERLEAVED, SCHEMA
 
 from stride.chat.constraints import NamedTool
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError
@@ -18,24 +19,9 @@ from stride.types import (
     ReasoningDelta,
     Timings,
     ToolCall,
-    ToolCallDelta,
-    ToolCallStart,
     Usage,
 )
 
-FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings())
-ANSWER = (ReasoningDelta("hm"), ReasoningDelta("m"), ContentDelta("Hel"), ContentDelta("lo"), FINISH)
-CALLS = (
-    ContentDelta("Let me look."),
-    ToolCallStart(0, "a", "get_weather"),
-    ToolCallDelta(0, '{"city":'),
-    ToolCallDelta(0, ' "Austin"}'),
-    ToolCallStart(1, "b", "add"),
-    ToolCallDelta(1, '{"n": 12345678901234567890}'),
-    Finish("tool_calls", FINISH.usage, FINISH.timings),
-)
-HELLO = [{"role": "user", "content": "Hello!"}]
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [
     {"name": "get_weather", "description": "The weather", "input_schema": SCHEMA},
     {"name": "add", "input_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}, "type": "custom"},
@@ -82,7 +68,7 @@ def test_thinking_is_told_where_it_was_asked_for(client, live, get):
         assert [block.type for block in get(client, **quiet).content] == ["text"]
 
 
-@pytest.mark.parametrize("steps", [ANSWER, CALLS, (FINISH,), (ReasoningDelta("x"), FINISH)])
+@pytest.mark.parametrize("steps", [ANSWER, CALLS, CUT, INTERLEAVED, (FINISH,), (ReasoningDelta("x"), FINISH)])
 def test_streamed_is_as_whole(client, live, steps):
     live.play(*steps)
     whole, streamed = (get(client, tools=TOOLS, thinking=THINKING).to_dict() for get in (ask, final))
@@ -90,6 +76,16 @@ def test_streamed_is_as_whole(client, live, steps):
     for block in streamed["content"]:
         block.pop("parsed_output", None)
     assert whole == streamed
+
+
+@pytest.mark.parametrize("get", [ask, final])
+def test_blocks_come_in_the_order_of_what_was_said(client, live, get):
+    live.play(*INTERLEAVED)
+    kinds = [block.type for block in get(client, tools=TOOLS, thinking=THINKING, max_tokens=2000).content]
+    assert kinds == ["text", "tool_use", "thinking", "text", "tool_use", "thinking", "text"]
+    first, call, second, bare, third = get(client, tools=TOOLS).content
+    assert [block.text for block in (first, second, third)] == ["Let me look.", "\n\nAnd add.", "Done."]
+    assert [(block.name, block.input) for block in (call, bare)] == [("get_weather", {"city": "Austin"}), ("add", {})]
 
 
 def test_events_of_a_stream(live):
@@ -202,7 +198,7 @@ def test_conversation(client, live):
 
 
 def test_an_answer_can_be_sent_back(client, live):
-    model = live.play(ReasoningDelta("hm"), *CALLS)
+    model = live.play(*CALLS)
     answer = ask(client, tools=TOOLS, thinking=THINKING)
     results = [{"type": "tool_result", "tool_use_id": block.id, "content": "1"} for block in answer.content[-2:]]
     ask(client, tools=TOOLS, messages=[*HELLO, answer.to_param(), {"role": "user", "content": results}])
@@ -293,6 +289,17 @@ def test_bad_requests(client, live, given, message):
     assert model.asked == []
 
 
+def test_the_assistants_last_words_are_continued(client, live):
+    model = live.play(ContentDelta("42)"), FINISH)
+    begun = [*HELLO, {"role": "assistant", "content": [{"type": "text", "text": "The answer is ("}]}]
+    assert ask(client, messages=begun).content[0].text == "42)"
+    assert model.asked[-1][0] == [Message("user", "Hello!"), Message("assistant", "The answer is (")]
+    off = {"type": "disabled"}
+    assert ask(client, messages=begun, thinking=off).content[0].text == "42)"
+    with pytest.raises(anthropic.BadRequestError, match="thinking must be off"):
+        ask(client, messages=begun, max_tokens=2048, thinking={"type": "enabled", "budget_tokens": 1024})
+
+
 def test_max_tokens_must_be_given(live):
     response = httpx.post(f"{live.url}/v1/messages", json={"messages": HELLO})
     assert response.status_code == 400
@@ -303,7 +310,6 @@ def test_max_tokens_must_be_given(live):
     "given",
     [
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
-        {"messages": [*HELLO, {"role": "assistant", "content": "The answer is ("}]},
         {"extra_body": {"mcp_servers": [{"url": "http://localhost"}]}},
     ],
 )

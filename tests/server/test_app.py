@@ -8,13 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.server.answers import FINISH
 
 from stride.chat.constraints import Constraints, NamedTool, TextFormat
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError, RequestError
 from stride.server import Models, Settings, create_app
-from stride.types import ContentDelta, Finish, ReasoningDelta, Timings, ToolCallDelta, ToolCallStart, Usage
+from stride.types import ContentDelta, Finish, ReasoningDelta, ToolCallDelta, ToolCallStart
 
-FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
 ANSWER = (ReasoningDelta("hm"), ContentDelta("Hel"), ContentDelta("lo"), FINISH)
 CALLS = (
     ToolCallStart(0, "a", "get_weather"),
@@ -386,6 +386,9 @@ def test_unknown_fields_are_ignored(scripted):
         ("top_logprobs", 21),
         ("n_probs", -1),
         ("n_probs", 10**6),
+        ("samplers", ["top_k", "top-k"]),
+        ("samplers", "kq"),
+        ("samplers", [1]),
         ("dry_multiplier", -1),
         ("dry_sequence_breakers", []),
         ("dry_sequence_breakers", "x"),

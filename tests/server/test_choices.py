@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.server.answers import FINISH
 
 from stride.errors import OverloadedError
-from stride.types import ChosenToken, ContentDelta, Finish, ReasoningDelta, Timings, TokenLogprob, TokensDelta, Usage
-
-FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
+from stride.types import ChosenToken, ContentDelta, ReasoningDelta, TokenLogprob, TokensDelta
 
 
 def token(text: str, logprob: float = -0.5) -> TokensDelta:
@@ -140,9 +139,61 @@ def test_echo_begins_with_the_prompt(scripted, stream):
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "Say Hi"
 
 
+def of_prompt(*texts: bytes) -> TokensDelta:
+    first, *others = texts
+    told = [ChosenToken(TokenLogprob(7, text, -1.0), (TokenLogprob(9, b"x", -0.25),)) for text in others]
+    return TokensDelta((ChosenToken(TokenLogprob(1, first, None)), *told))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_echoed_logprobs_begin_with_the_prompts(scripted, stream):
+    client, model = scripted(of_prompt(b"A", b"\xc3", b"\xa4", b" b"), *TEXT)
+    response = client.ask("/v1/completions", prompt="A\u00e4 b", echo=True, logprobs=1, stream=stream)
+    assert model.asked[-1][-1], "the prompt's are asked for"
+    choices = [chunk["choices"][0] for chunk in (events(response) if stream else [response.json()])]
+    assert "".join(choice["text"] for choice in choices) == "A\u00e4 bHello"
+    assert choices[0]["text"] == ("A\u00e4 b" if stream else "A\u00e4 bHello")
+    told = {name: [each for choice in choices for each in choice["logprobs"][name]] for name in choices[0]["logprobs"]}
+    assert told == {
+        "tokens": ["A", "\ufffd", "\ufffd", " b", "Hel", "lo", "!"],
+        "token_logprobs": [None, -1.0, -1.0, -1.0, -0.5, -9999.0, -0.5],
+        "top_logprobs": [
+            None,
+            {"x": -0.25, "\ufffd": -1.0},
+            {"x": -0.25, "\ufffd": -1.0},
+            {"x": -0.25, " b": -1.0},
+            {"Hel": -0.5, "\ufffd": -2.0},
+            {"lo": -9999.0, "\ufffd": -2.0},
+            {"!": -0.5, "\ufffd": -2.0},
+        ],
+        "text_offset": [0, 1, 1, 2, 4, 7, 9],
+    }
+
+
+def test_a_space_that_the_vocabulary_adds_moves_no_offset(scripted):
+    client, _ = scripted(of_prompt(b" A", b" b"), FINISH)
+    (choice,) = client.ask("/v1/completions", prompt="A b", echo=True, logprobs=0, max_tokens=0).json()["choices"]
+    assert choice["logprobs"]["text_offset"] == [0, 1]
+
+
+def test_a_prompt_alone_is_measured(demo, demo_llm):
+    """As lm-eval-harness asks: token ids, echo, no more than one token; what follows a context, and is it greedy?"""
+    context, continuation = demo_llm.tokenize("Once upon a time, "), demo_llm.tokenizer.encode("there was")
+    fields = {"prompt": [context + continuation], "echo": True, "logprobs": 1, "temperature": 0, "seed": 1234}
+    measured = [demo.ask("/v1/completions", **fields, max_tokens=n).json()["choices"][0]["logprobs"] for n in (0, 1)]
+    n = len(context + continuation)
+    assert [len(told["tokens"]) for told in measured] == [n, n + 1]
+    for name in measured[0]:
+        assert measured[0][name] == measured[1][name][:n]
+    logprobs, top = measured[1]["token_logprobs"], measured[1]["top_logprobs"]
+    assert (logprobs[0], top[0]) == (None, None)
+    assert all(mine <= max(likeliest.values()) for mine, likeliest in zip(logprobs[1:], top[1:], strict=True))
+    assert logprobs[-1] == max(top[-1].values()), "what was generated is greedy"
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
-    [({"echo": True, "logprobs": 1}, "echo"), ({"suffix": "x"}, "suffix"), ({"best_of": 2}, "best_of")],
+    [({"suffix": "x"}, "suffix"), ({"best_of": 2}, "best_of")],
 )
 def test_what_completions_cannot_do_is_501(scripted, fields, name):
     client, _ = scripted()

@@ -44,6 +44,14 @@ def test_completion(scripted):
     }
 
 
+@pytest.mark.parametrize("samplers", [["top_k", "penalties", "temperature"], "ket"])
+def test_the_steps_of_sampling_are_as_asked(scripted, samplers):
+    client, model = scripted(FINISH)
+    answer = client.ask("/completion", prompt="x", samplers=samplers).json()
+    assert model.params.samplers == ("top_k", "penalties", "temperature")
+    assert answer["generation_settings"]["samplers"] == ["top_k", "penalties", "temperature"]
+
+
 @pytest.mark.parametrize(("reason", "stop", "kind"), [("length", None, "limit"), ("stop", None, "eos")])
 def test_why_a_completion_ended(scripted, reason, stop, kind):
     client, _ = scripted(Finish(reason, FINISH.usage, FINISH.timings, stop))

@@ -8,33 +8,15 @@ from datetime import datetime
 import httpx
 import ollama
 import pytest
+from tests.server.answers import ANSWER, CALLS, CUT, FINISH, HELLO
 
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError
 from stride.types import (
     ChosenToken,
     ContentDelta,
-    Finish,
-    ReasoningDelta,
-    Timings,
     TokenLogprob,
     TokensDelta,
-    ToolCallDelta,
-    ToolCallStart,
-    Usage,
 )
-
-FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
-ANSWER = (ReasoningDelta("hm"), ReasoningDelta("m"), ContentDelta("Hel"), ContentDelta("lo"), FINISH)
-CALLS = (
-    ContentDelta("Let me look."),
-    ToolCallStart(0, "a", "get_weather"),
-    ToolCallDelta(0, '{"city":'),
-    ToolCallDelta(0, ' "Austin"}'),
-    ToolCallStart(1, "b", "add"),
-    ToolCallDelta(1, '{"n": 12345678901234567890}'),
-    Finish("tool_calls", FINISH.usage, FINISH.timings),
-)
-HELLO = [{"role": "user", "content": "Hello!"}]
 
 
 def get_weather(city: str) -> str:
@@ -105,7 +87,7 @@ def test_tools_are_called(client, live, stream):
 
 
 def test_length(client, live):
-    live.play(ContentDelta("x"), Finish("length", FINISH.usage, FINISH.timings))
+    live.play(*CUT)
     assert chat(client).done_reason == "length"
     assert list(chat(client, stream=True))[-1].done_reason == "length"
 
@@ -134,7 +116,7 @@ def test_generate(client, live):
 def test_generate_raw_continues_the_text(client, live):
     model = live.play(*ANSWER[2:])
     assert client.generate(model="any", prompt="Once", raw=True, format="json").response == "Hello"
-    prompt, _, text_format = model.asked[-1]
+    prompt, _, text_format, _ = model.asked[-1]
     assert prompt == "Once"
     assert text_format.kind == "json_schema"
 

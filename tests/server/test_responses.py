@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 from starlette.exceptions import HTTPException
+from tests.server.answers import ANSWER, CALLS, CUT, FINISH, INTERLEAVED, SCHEMA
 
 from stride.chat.constraints import NamedTool
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError, RequestError
@@ -15,32 +16,13 @@ from stride.server.responses.store import Store
 from stride.types import (
     ChosenToken,
     ContentDelta,
-    Finish,
     Message,
     ReasoningDelta,
-    Timings,
     TokenLogprob,
     TokensDelta,
     ToolCall,
-    ToolCallDelta,
-    ToolCallStart,
-    Usage,
 )
 
-FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings())
-ANSWER = (ReasoningDelta("hm"), ReasoningDelta("m"), ContentDelta("Hel"), ContentDelta("lo"), FINISH)
-CALLS = (
-    ReasoningDelta("hm"),
-    ContentDelta("Let me look."),
-    ToolCallStart(0, "a", "get_weather"),
-    ToolCallDelta(0, '{"city":'),
-    ToolCallDelta(0, ' "Austin"}'),
-    ToolCallStart(1, "b", "add"),
-    ToolCallDelta(1, '{"n": 12345678901234567890}'),
-    Finish("tool_calls", FINISH.usage, FINISH.timings),
-)
-CUT = (ContentDelta("x"), Finish("length", FINISH.usage, FINISH.timings))
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [
     {"type": "function", "name": "get_weather", "description": "The weather", "parameters": SCHEMA, "strict": True},
     {"type": "function", "name": "add", "parameters": None, "strict": None},
@@ -92,7 +74,7 @@ def comparable(response):
     return value
 
 
-@pytest.mark.parametrize("steps", [ANSWER, CALLS, (FINISH,), (ReasoningDelta("x"), FINISH)])
+@pytest.mark.parametrize("steps", [ANSWER, CALLS, INTERLEAVED, (FINISH,), (ReasoningDelta("x"), FINISH)])
 def test_streamed_is_as_whole(client, live, steps):
     live.play(*steps)
     assert comparable(ask(client, tools=TOOLS)) == comparable(final(client, tools=TOOLS))
@@ -353,6 +335,13 @@ def test_the_store_is_bounded():
 # --- errors ---
 
 
+def test_the_assistants_last_words_are_continued(client, live):
+    model = live.play(ContentDelta("42)"), FINISH)
+    begun = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "The answer is ("}]
+    assert ask(client, input=begun).output_text == "42)"
+    assert model.asked[-1][0] == [Message("user", "?"), Message("assistant", "The answer is (")]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -369,7 +358,7 @@ def test_the_store_is_bounded():
         ({"input": [{"role": "robot", "content": "x"}]}, "role of a message is 'robot'"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "'item_reference' cannot be read"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "must have its call_id"),
-        ({"input": [{"role": "assistant", "content": "x"}]}, "must end with the user's words"),
+        ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]}, "output must follow"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"top_p": 2}, "top_p"),

@@ -26,6 +26,7 @@ class StreamParser:
     is none comes back as text. White space around reasoning and calls is dropped, and so are tags that close reasoning
     once more. Without tools, calls are text.
     ``constrained``: a grammar keeps calls to their canonical form (`answer_grammar`), and only that is a call then.
+    ``continues``: the prompt ends within the text, or the thought, that goes on here; its white space is kept.
     ``in_reasoning`` tells where the stream stands. ``shown_tokens`` are the special tokens that must come as text: give
     them to ``Tokenizer.detokenizer(keep=...)``.
     """
@@ -37,6 +38,7 @@ class StreamParser:
         starts_in_reasoning: bool = False,
         *,
         constrained: bool = False,
+        continues: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._format = tool_format
@@ -45,11 +47,11 @@ class StreamParser:
         self._calls.exact = constrained
         self._parses_calls = bool(tools) and tool_format.call is not None
         self._source = Source()
-        self._reasoning = _TrimmedText()
-        self._content = _TrimmedText()
+        self._reasoning = _TrimmedText(continues=continues and starts_in_reasoning)
+        self._content = _TrimmedText(continues=continues and not starts_in_reasoning)
         self.in_reasoning = starts_in_reasoning
         self._reasoned = False  # reasoning has ended: closing tags may be left over
-        self._fresh = True  # nothing visible since the start, the reasoning or a call
+        self._fresh = not continues  # nothing visible since the start, the reasoning or a call
         self._unclosed = False  # closing tags of a call may be left over
         self._last_call_closed = True
         self._steps = self._parse()
@@ -162,8 +164,8 @@ def _join(first: Delta, second: Delta) -> Delta | None:
 class _TrimmedText:
     """Text without leading white space; inner white space is held back until more text follows."""
 
-    def __init__(self) -> None:
-        self._shown = False
+    def __init__(self, *, continues: bool = False) -> None:
+        self._shown = continues
         self._held: list[str] = []
         self.interrupted = False  # a call follows what was shown
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stride.chat.messages import ROLES
 from stride.chat.parsers.format import THINK
@@ -24,6 +25,8 @@ CPU_SECONDS = 5.0
 MEMORY_BYTES = 1 << 30
 OUTPUT_CHARACTERS = 1 << 25
 
+Continued = Literal["content", "reasoning"]
+
 _FOLDER = Path(__file__).parent
 _BUILTIN = _FOLDER / "templates"
 _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ", "LANG")
@@ -31,10 +34,14 @@ _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """``text`` is the sum of ``pieces``; give the pieces to ``Tokenizer.encode_prompt``."""
+    """``text`` is the sum of ``pieces``; give the pieces to ``Tokenizer.encode_prompt``.
+
+    ``continues``: what the prompt ends within, if the last message is to be continued.
+    """
 
     text: str
     pieces: tuple[PromptPiece, ...]
+    continues: Continued | None = None
 
 
 def builtin(name: str) -> str:
@@ -85,14 +92,20 @@ class ChatTemplate:
         messages: Sequence[Message],
         tools: Sequence[Tool] = (),
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> RenderedPrompt:
         """The prompt for ``messages``; ``kwargs`` become variables of the template.
 
+        ``continue_final_message``: the last one is the assistant's, and the prompt ends where its words do, or, where
+        it has none yet, its thought.
+
         Raises:
-            RequestError: the template refuses the conversation.
+            RequestError: the template refuses the conversation, or its last message cannot be continued.
             ChatTemplateError: the template fails, or takes more time or memory than it may.
         """
+        if continue_final_message:
+            return self._continued(messages, tools, kwargs)
         try:
             request = json.dumps(
                 {
@@ -106,8 +119,38 @@ class ChatTemplate:
             raise RequestError(f"the conversation or chat_template_kwargs are no JSON: {error}") from None
         with self._lock:
             reply = self._ask(self._started_worker(), request)
-        pieces = tuple(PromptPiece(text, trusted) for text, trusted in reply["pieces"])
-        return RenderedPrompt("".join(piece.text for piece in pieces), pieces)
+        return _prompt(PromptPiece(text, trusted) for text, trusted in reply["pieces"])
+
+    def _continued(
+        self, messages: Sequence[Message], tools: Sequence[Tool], variables: dict[str, Any]
+    ) -> RenderedPrompt:
+        """The prompt up to the end of the last message: with a mark there, behind which it is cut off."""
+        *before, last = messages
+        if last.role != "assistant":
+            raise RequestError("only a last message of the assistant's can be continued", field="messages")
+        if last.tool_calls:
+            raise RequestError("the last message calls tools, whose results must follow", field="messages")
+        if THINK[1] in self.source:
+            last = _with_open_thought(last)
+        mark = secrets.token_hex(16)
+        continues: Continued
+        if last.content and not last.content.isspace():
+            continues, last = "content", replace(last, content=last.content + mark)
+        elif last.reasoning and not last.reasoning.isspace():
+            continues, last = "reasoning", replace(last, content=None, reasoning=last.reasoning + mark)
+        else:
+            return self.render(before, tools, **variables)
+        pieces = list(self.render([*before, last], tools, add_generation_prompt=False, **variables).pieces)
+        while pieces and mark not in pieces[-1].text:
+            pieces.pop()
+        if not pieces:
+            raise RequestError(
+                f"the last message cannot be continued: this model's chat template does not tell its {continues}",
+                field="messages",
+            )
+        end = pieces.pop()
+        text = end.text[: end.text.rindex(mark)]
+        return _prompt([*pieces, replace(end, text=text)] if text else pieces, continues)
 
     def close(self) -> None:
         """End the worker; a later `render` starts another."""
@@ -163,6 +206,11 @@ class ChatTemplate:
         return result
 
 
+def _prompt(pieces: Iterable[PromptPiece], continues: Continued | None = None) -> RenderedPrompt:
+    pieces = tuple(pieces)
+    return RenderedPrompt("".join(piece.text for piece in pieces), pieces, continues)
+
+
 def _tool(tool: Tool) -> dict[str, Any]:
     return {
         "type": "function",
@@ -187,6 +235,15 @@ def _trimmed(message: Message, *, splits_reasoning: bool) -> Message:
         content=None if content is None else content.strip(),
         reasoning=None if reasoning is None else reasoning.strip(),
     )
+
+
+def _with_open_thought(message: Message) -> Message:
+    """The message with a thought that its content opens and does not close as its reasoning."""
+    begin, end = THINK
+    content = (message.content or "").lstrip()
+    if message.reasoning is not None or not content.startswith(begin) or end in content:
+        return message
+    return replace(message, content=None, reasoning=content.removeprefix(begin))
 
 
 class _Worker:

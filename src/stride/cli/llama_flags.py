@@ -22,7 +22,6 @@ _CONSTRAINT = "requests say what their answer must match (grammar, json_schema, 
 _ADAPTER = "adapters are not part of this version"
 _MEDIA = "this version reads text only"
 _ROPE = "the model file says how positions are scaled"
-_SAMPLER = "the order of samplers is fixed: penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, temperature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +77,7 @@ NO_EFFECT = _rows(
     ? attn    -fa --flash-attn
     - same    -cb --cont-batching
     - same    --jinja
+    - same    --prefill-assistant
     - same    --perf
     - same    --no-perf
     - same    -e --escape
@@ -150,8 +150,8 @@ REFUSED = _rows(
     N rope    --rope-freq-scale
     N rope    --override-kv
     - shift   --context-shift
-    N sampler --samplers
     - jinja   --no-jinja
+    - prefill --no-prefill-assistant
     N path    --path
     N path    --api-prefix
     N tls     --ssl-key-file
@@ -164,9 +164,10 @@ REFUSED = _rows(
         "adapter": _ADAPTER,
         "media": _MEDIA,
         "rope": _ROPE,
-        "sampler": _SAMPLER,
         "other": "embeddings and reranking are not part of this version",
         "shift": "a conversation that outgrows the context ends; nothing is dropped behind its back",
+        "prefill": "a last message of the assistant's is continued, unless a request has chat_template_kwargs with "
+        "add_generation_prompt",
         "jinja": "chat templates are always rendered by Jinja",
         "path": "no files are served, and the routes stand at / and /v1",
         "tls": "put a reverse proxy in front for TLS",

@@ -48,6 +48,12 @@ DynatempExponent = Annotated[float, typer.Option("--dynatemp-exp", help="How it 
 MirostatVersion = Annotated[int, typer.Option("--mirostat", help="1 or 2: a steady surprise, in place of filters.")]
 MirostatTau = Annotated[float, typer.Option("--mirostat-ent", help="The surprise it aims at, in bits.")]
 MirostatEta = Annotated[float, typer.Option("--mirostat-lr", help="How fast it gets there.")]
+Samplers = Annotated[
+    str | None, typer.Option("--samplers", metavar="A;B", help="Steps of sampling, in this order. Default: all.")
+]
+SamplingSequence = Annotated[
+    str | None, typer.Option("--sampling-seq", "--sampler-seq", metavar="AB", help="The same by letters: edskypmxt.")
+]
 Seed = Annotated[int | None, typer.Option("-s", "--seed", help="Makes sampling repeatable.")]
 
 

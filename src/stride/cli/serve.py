@@ -122,6 +122,8 @@ def command(
     mirostat: options.MirostatVersion = 0,
     mirostat_tau: options.MirostatTau = 5.0,
     mirostat_eta: options.MirostatEta = 0.1,
+    samplers: options.Samplers = None,
+    sampling_seq: options.SamplingSequence = None,
     seed: options.Seed = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end-of-turn token.")] = False,
     reasoning_budget: Annotated[
@@ -170,6 +172,7 @@ def command(
         "mirostat": mirostat,
         "mirostat_tau": mirostat_tau,
         "mirostat_eta": mirostat_eta,
+        "samplers": sampling_seq if samplers is None else [name for name in samplers.split(";") if name],
         "seed": seed,
         "ignore_eos": ignore_eos,
         "max_tokens": n_predict,

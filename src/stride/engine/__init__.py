@@ -2,7 +2,7 @@
 
 from stride.engine.loop import Engine, EngineConfig, EngineMetrics, SlotState
 from stride.engine.measures import Histogram, Measures
-from stride.engine.request import Failed, Finished, Output, Request, Token
+from stride.engine.request import Failed, Finished, Output, PromptLogprobs, Request, Token
 from stride.engine.runner import Model
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Measures",
     "Model",
     "Output",
+    "PromptLogprobs",
     "Request",
     "SlotState",
     "Token",

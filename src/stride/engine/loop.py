@@ -18,7 +18,7 @@ from stride.engine.kv import PagedCache
 from stride.engine.measures import Measures
 from stride.engine.prefix import PrefixCache
 from stride.engine.prefix_store import PrefixStore
-from stride.engine.request import Failed, Finished, Request, Token
+from stride.engine.request import Failed, Finished, PromptLogprobs, Request, Token
 from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
 from stride.engine.sampler_logprobs import logprobs_of
@@ -34,6 +34,8 @@ from stride.errors import (
 from stride.ops.api import FloatArray, KVType
 from stride.types import FinishReason, SamplingParams
 
+LOGITS_BYTES = 64 << 20
+"""Memory of a step's logits after the tokens of prompts, where those are wanted."""
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class EngineConfig:
         queue_seconds: how long one may wait.
         request_seconds: how long one may take, waiting and all.
         cache_bytes: memory for earlier prompts and answers, beyond what the sequences in work can come to need (whose
-            memory is used too while they need it not); 0: nothing is kept.
+            memory is used too while they need it not); 0: nothing is kept but for requests of one group.
         cache_dir: a folder that keeps them across restarts.
         cache_identity: what must be equal for them to be of use after one: names the model, and what computes it.
     """
@@ -121,9 +123,10 @@ class Engine:
         # Each group gets the same part of the memory: which one a page is of says nothing about its use.
         spare = [config.cache_bytes // len(model.windows) // n_bytes for n_bytes in model.page_bytes(config.kv_type)]
         self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk, spare)
-        self._prefixes = PrefixCache(self._cache) if config.cache_bytes else None
+        self._prefixes = PrefixCache(self._cache)
         self._store: PrefixStore | None = None
-        self._scheduler = Scheduler(self._cache, config.chunk, has_room, self._prefixes)
+        most_logits = LOGITS_BYTES // (4 * model.n_vocab)
+        self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes, has_room, most_logits)
         self._durations: deque[float] = deque(maxlen=16)  # seconds of the last requests in work
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -150,6 +153,9 @@ class Engine:
         request.prepare(self.config.n_ctx, self._n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
         prompt_ids = request.token_ids[: request.n_prompt]
+        is_kept = self.config.cache_bytes > 0 and request.params.cache_prompt
+        shared_within = request.cache_scope if is_kept else request.group
+        request.scope = None if request.prompt_logprobs else shared_within
         request.sampler = Sampler(request.params, prompt_ids, self._n_vocab, banned, request.dry_breakers)
         with self._changed:
             if self._closing:
@@ -202,7 +208,7 @@ class Engine:
                 generated_tokens=self._generated_tokens,
                 cached_tokens=self._cached_tokens,
                 busy_pages=self._cache.n_busy_pages,
-                cached_pages=self._prefixes.n_pages if self._prefixes else (0,) * len(self._cache.groups),
+                cached_pages=self._prefixes.n_pages,
                 total_pages=self._cache.n_pages,
             )
 
@@ -225,14 +231,13 @@ class Engine:
     # --- the engine's thread ---
 
     def _loop(self, runner: Runner) -> None:
-        if self._prefixes is not None and self.config.cache_dir is not None:
+        if self.config.cache_bytes and self.config.cache_dir is not None:
             self._store = PrefixStore(self.config.cache_dir, self.config.cache_identity, self._prefixes, runner)
         try:
             if self._store is not None:
                 self._store.load()
             while rows := self._schedule():
-                for done, logits in self._run(runner, rows):
-                    self._postprocess(done, logits)
+                self._step(runner, rows)
         finally:  # whatever ends this thread, nobody is left waiting
             with self._changed:
                 self._closing = True
@@ -246,6 +251,10 @@ class Engine:
             if self._store is not None:
                 self._store.save_all()
                 self._store = None  # it has the model's memory
+
+    def _step(self, runner: Runner, rows: list[Row]) -> None:
+        for done, logits in self._run(runner, rows):  # which are let go of before the next step has its own
+            self._postprocess(done, logits)
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
@@ -319,24 +328,36 @@ class Engine:
             request = row.request
             if row.start == request.n_cached:
                 self._cached_tokens += request.n_cached
+            tells_prompt = request.tells_prompt
             request.n_computed = row.end
             self._prompt_tokens += max(0, min(row.end, request.n_prompt) - row.start)
             if not request.cancelled:
-                self._advance(request, logits[first : first + row.n_outputs])
+                self._advance(row, logits[first : first + row.n_outputs], tells_prompt=tells_prompt)
             first += row.n_outputs
 
-    def _advance(self, request: Request, logits: FloatArray) -> None:
+    def _advance(self, row: Row, logits: FloatArray, *, tells_prompt: bool) -> None:
         """Continue one request with the logits [outputs, n_vocab] it wanted; its errors are its own."""
+        request, reason = row.request, None
         try:
-            if len(logits):
-                reason = self._generate(request, logits[-1])
-            else:
-                reason = "length" if request.is_full and request.n_computed == request.n_tokens else None
+            if tells_prompt:
+                self._tell_prompt(row, logits)
+            if request.n_computed == request.n_tokens:
+                reason = "length" if request.is_full else self._generate(request, logits[-1])
         except Exception as error:
             self._end(request, Failed(_as_stride_error(error, "sampling or a callback")))
         else:
             if reason is not None:
                 self._end(request, request.finished(reason))
+
+    def _tell_prompt(self, row: Row, logits: FloatArray) -> None:
+        """Note the log probabilities of the tokens after a row's; deliver them once they are all there."""
+        request = row.request
+        assert request.params.logprobs is not None
+        following = request.token_ids[row.start + 1 : min(row.end + 1, request.n_prompt)].tolist()
+        for token_id, after in zip(following, logits, strict=False):  # after the last one comes what is generated
+            request.told.append(logprobs_of(after, token_id, request.params.logprobs))
+        if row.end == request.n_prompt:
+            request.deliver(PromptLogprobs(tuple(request.told)))
 
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""

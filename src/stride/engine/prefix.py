@@ -77,6 +77,10 @@ class Node:
         return sorted(alike, key=lambda one: -one[0])
 
 
+def _name(scope: str) -> bytes:
+    return hashlib.blake2b(scope.encode(), digest_size=32).digest()
+
+
 def _common_tokens(a: bytes, b: bytes) -> int:
     n = min(len(a), len(b)) // _TOKEN_BYTES
     differ = np.flatnonzero(np.frombuffer(a, np.int32, n) != np.frombuffer(b, np.int32, n))
@@ -88,12 +92,14 @@ class Path:
     """Where a running sequence is in the tree: the node of its last whole page that is in there.
 
     ``ends``: positions, sorted, near which resuming is likely. ``n_cached``: tokens that need not be computed.
+    ``n_offered``: tokens behind which others can resume, in a page that is not whole yet too.
     """
 
     node: Node
     ends: list[int]
     n_pages: int = 0
     n_cached: int = 0
+    n_offered: int = 0
 
     def wants(self, entry: int, window: int) -> bool:
         """Whether a window's page is needed to resume near a likely end."""
@@ -147,13 +153,13 @@ class PrefixCache:
             end_ids: tokens that end a message.
             n_tokens: tokens that the sequence may come to have.
         """
-        root = self.root(hashlib.blake2b(scope.encode(), digest_size=32).digest())
+        root = self.root(_name(scope))
         nodes, n_alike, n_cached = self._find(root, prompt[:-1])
         n_whole, n_pages = n_cached // PAGE_TOKENS, pages_for(n_cached)
         ends = self._likely_ends(prompt, end_ids, n_tokens)
         if n_alike > n_cached:  # others have come this far and gone another way: so may the next
             insort(ends, n_alike)
-        path = Path(nodes[n_whole - 1] if n_whole else root, ends, n_whole, n_cached)
+        path = Path(nodes[n_whole - 1] if n_whole else root, ends, n_whole, n_cached, n_cached)
         path.node.users += 1
         sources = list(nodes[n_whole].pages) if n_pages > n_whole else []
         self._touch(nodes[:n_pages], n_cached)
@@ -166,11 +172,14 @@ class PrefixCache:
             self._cache.copies.append((index, source, int(group.table[slot, n_whole])))
         return path
 
-    def expect(self, path: Path, position: int) -> bool:
+    def expect(self, path: Path, position: int, *, is_offered: bool) -> bool:
         """Note that another sequence is to be resumed at a position that a sequence has yet to come to. False if it has
         come there, or too close to still keep all that takes.
+
+        ``is_offered``: it will offer the place, even if that is inside a page.
         """
-        if position // PAGE_TOKENS <= path.n_pages:
+        has_come = position <= path.n_offered if is_offered else position // PAGE_TOKENS <= path.n_pages
+        if has_come:
             return False
         i = bisect_left(path.ends, position - MARGIN)
         if self._distance and not (i < len(path.ends) and path.ends[i] <= position + MARGIN):
@@ -185,14 +194,30 @@ class PrefixCache:
         while path.n_pages < n_computed // PAGE_TOKENS:
             start = path.n_pages * PAGE_TOKENS
             tokens = token_ids[start : start + PAGE_TOKENS].tobytes()
-            for end in range(_TOKEN_BYTES, len(tokens), _TOKEN_BYTES):
-                if (beginning := path.node.children.get(tokens[:end])) is not None:
-                    self.remove(beginning)
-            node = path.node.child(tokens)
+            node = self._grow(path.node, tokens)
             self._share(path, node, slot, path.n_pages)
             path.node.users -= 1
             node.users += 1
             path.node, path.n_pages = node, path.n_pages + 1
+
+    def offer(self, path: Path, slot: int, token_ids: IntArray, n_computed: int) -> None:
+        """After `keep`: hold the page, too, that a sequence is about to go on in, so that others can resume there."""
+        path.n_offered = n_computed
+        if tokens := token_ids[path.n_pages * PAGE_TOKENS : n_computed].tobytes():
+            node = self._grow(path.node, tokens)
+            if max(node.pages) < 0:  # else somebody's is there, which is not to be written
+                self._share(path, node, slot, path.n_pages)
+            self._prune(node)
+
+    def forget(self, scope: str) -> None:
+        """Let go of all that a scope has. No sequence may be using it."""
+        root = self._roots.get(_name(scope))
+        nodes = [] if root is None else list(root.children.values())
+        for node in nodes:  # which grow meanwhile
+            nodes += node.children.values()
+        for node in reversed(nodes):
+            if node.parent is not None and node.parent.children.get(node.tokens) is node:
+                self.remove(node)
 
     def close(self, path: Path, slot: int, token_ids: IntArray, n_computed: int) -> None:
         """Hold what a sequence leaves behind, whose slot is about to be closed; its end is a likely one."""
@@ -200,7 +225,7 @@ class PrefixCache:
         path.ends = [n_computed]
         nodes = _ancestry(path.node)
         if n_computed % PAGE_TOKENS:
-            nodes.append(path.node.child(token_ids[path.n_pages * PAGE_TOKENS : n_computed].tobytes()))
+            nodes.append(self._grow(path.node, token_ids[path.n_pages * PAGE_TOKENS : n_computed].tobytes()))
         for entry, node in enumerate(nodes):
             self._share(path, node, slot, entry)
         self._touch(nodes, n_computed)
@@ -253,6 +278,13 @@ class PrefixCache:
         return sorted({*after[:1], *after[-LAST_MESSAGES:], len(prompt), *regular})
 
     # --- holding ---
+
+    def _grow(self, node: Node, tokens: bytes) -> Node:
+        """The child of some tokens, in place of those that are their beginning."""
+        for end in range(_TOKEN_BYTES, len(tokens), _TOKEN_BYTES):
+            if (beginning := node.children.get(tokens[:end])) is not None:
+                self.remove(beginning)
+        return node.child(tokens)
 
     def _share(self, path: Path, node: Node, slot: int, entry: int) -> None:
         """Let a node hold a sequence's pages that it lacks and that are wanted, and the sequence those that it has."""

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The prompt is computed: log probabilities of its tokens, all but the first."""
+
+    logprobs: tuple[Logprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """One generated token, with log probabilities where they are asked for. The end-of-sequence token is not told."""
 
@@ -44,16 +51,19 @@ class Failed:
     error: StrideError
 
 
-Output: TypeAlias = Token | Finished | Failed
+Output: TypeAlias = PromptLogprobs | Token | Finished | Failed
 
 
 @dataclass(slots=True, eq=False)
 class Request:
     """One prompt to continue. After ``Engine.submit`` it belongs to the engine; use it once.
 
-    ``deliver`` is told every token, then exactly one ``Finished`` or ``Failed``. ``stop`` is asked, before the delivery
-    of each token, whether the output ends with it (reason "stop"); it is not asked about an end-of-sequence token.
+    ``deliver`` is told every token, then exactly one ``Finished`` or ``Failed``; with ``prompt_logprobs``, those of the
+    prompt first, with as many of the likeliest as of each token: all of it is computed then, and nothing shared.
+    ``stop`` is asked, before the delivery of each token, whether the output ends with it (reason "stop"); it is not
+    asked about an end-of-sequence token.
     Requests share what they computed (``params.cache_prompt``) within a ``cache_scope``, and nothing across scopes.
+    Where nothing is kept for later, those of one ``group`` share it among themselves as long as there are any.
     ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
     on the engine's thread and must not block; one that raises fails its request, and no other. ``dry_breakers`` are
     what the parameters' ``dry_sequence_breakers`` are in tokens.
@@ -67,15 +77,19 @@ class Request:
     eos_ids: frozenset[int] = frozenset()
     dry_breakers: Breakers = field(default_factory=dict)
     cache_scope: str = ""
+    group: str | None = None
+    prompt_logprobs: bool = False
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before
-    # n_cached were there already.
+    # n_cached were there already. What is computed is shared within ``scope``: cache_scope, group or, None, not at all.
     token_ids: IntArray = field(init=False, repr=False)
     n_tokens: int = field(init=False, default=0)
     n_computed: int = field(init=False, default=0)
     slot: int = field(init=False, default=-1)
+    scope: str | None = field(init=False, default=None)
     path: Path | None = field(init=False, default=None, repr=False)
     n_cached: int = field(init=False, default=0)
+    told: list[Logprobs] = field(init=False, default_factory=list, repr=False)
     sampler: Sampler = field(init=False, repr=False)
     cancelled: bool = field(init=False, default=False)
     queued_at: float = field(init=False, default=0.0)
@@ -100,6 +114,8 @@ class Request:
             raise RequestError(f"the prompt must be made of token ids from 0 to {n_vocab - 1}", field="prompt")
         if any(not 0 <= token_id < n_vocab for token_id in self.params.logit_bias):
             raise RequestError(f"logit_bias must name token ids from 0 to {n_vocab - 1}", field="logit_bias")
+        if self.prompt_logprobs and self.params.logprobs is None:
+            raise RequestError("log probabilities of the prompt need those of the tokens", field="logprobs")
         if len(prompt) >= n_ctx:
             raise ContextOverflowError(len(prompt), n_ctx)
         max_tokens = n_ctx if self.params.max_tokens is None else self.params.max_tokens
@@ -110,6 +126,11 @@ class Request:
     @property
     def n_prompt(self) -> int:
         return len(self.prompt_ids)
+
+    @property
+    def tells_prompt(self) -> bool:
+        """Logits are wanted after each token of the prompt."""
+        return self.prompt_logprobs and self.n_computed < self.n_prompt
 
     @property
     def is_full(self) -> bool:

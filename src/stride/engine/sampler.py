@@ -1,6 +1,6 @@
 """Logits to one token: bias, penalties, mask, filters, temperature, draw.
 
-The order and the meaning of each step are llama.cpp's:
+The meaning of each step is llama.cpp's, and so is their order, unless ``samplers`` names another:
 
 - ``logit_bias`` is added to the model's logits.
 - Penalties look at the last ``repeat_last_n`` tokens, those of the prompt included. A token seen there has its logit
@@ -11,7 +11,8 @@ The order and the meaning of each step are llama.cpp's:
 - Filters (`stride.engine.sampler_filters`) narrow the candidates, and one of them is drawn; with ``mirostat``, that
   chooses instead (`stride.engine.sampler_mirostat`), and there are no penalties either.
 
-Differences from llama.cpp: temperature 0 is the argmax after bias, penalties and mask, whatever the filters say;
+Differences from llama.cpp: temperature 0 is the argmax after bias, penalties and mask, whatever the filters say (but
+where penalties come after a filter); the mask comes before whatever may come after the penalties;
 ties go to the lower token id; sums of probabilities are float64; random numbers are numpy's.
 """
 
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stride.engine.sampler_dry import NO_BREAKERS, Breakers, Dry
-from stride.engine.sampler_filters import Indices, draw, dynamic_temperature, filters
+from stride.engine.sampler_filters import FILTERS, Indices, draw, tempered
 from stride.engine.sampler_mirostat import Mirostat
 from stride.errors import GenerationError
 from stride.ops.api import FloatArray
@@ -56,17 +57,25 @@ class Sampler:
         breakers: Breakers = NO_BREAKERS,
     ) -> None:
         self.params = params
+        self._n_vocab = n_vocab
         seed = None if params.seed is None else params.seed % 2**64
         self._random = np.random.default_rng(seed)
         bias = {**params.logit_bias, **dict.fromkeys(banned, -math.inf)}
         self._bias_ids = np.fromiter(bias.keys(), np.intp, len(bias))
         self._bias = np.clip(np.fromiter(bias.values(), np.float64, len(bias)), -math.inf, _EDIT_LIMIT)
         self._mirostat = Mirostat(params, n_vocab) if params.mirostat else None
-        self._penalties: list[_Penalties | Dry] = []
-        if self._mirostat is None:
-            self._penalties += [_Penalties(params, prompt_ids, n_vocab)] if _has_penalties(params) else []
-            self._penalties += [Dry(params, prompt_ids, n_vocab, breakers)] if _has_dry(params) else []
-        self._is_greedy = params.temperature == 0 and (params.dynatemp_range == 0 or self._mirostat is not None)
+        steps = [] if self._mirostat is not None else [name for name in params.samplers if _is_on(name, params)]
+        self._penalties: dict[str, _Penalties | Dry] = {}
+        if "penalties" in steps:
+            self._penalties["penalties"] = _Penalties(params, prompt_ids, n_vocab)
+        if "dry" in steps:
+            self._penalties["dry"] = Dry(params, prompt_ids, n_vocab, breakers)
+        n_first = next((n for n, name in enumerate(steps) if name not in self._penalties), len(steps))
+        self._first, self._steps = steps[:n_first], steps[n_first:]  # before the mask, and after it
+        self._is_greedy = params.temperature == 0 and (
+            self._mirostat is not None
+            or ("temperature" in steps and params.dynatemp_range == 0 and self._penalties.keys() <= {*self._first})
+        )
 
     def sample(self, logits: FloatArray, allowed: TokenSet | None = None) -> int:
         """Choose a token from float32 ``logits`` [n_vocab], which are not changed.
@@ -91,40 +100,70 @@ class Sampler:
             elif self._mirostat is not None:
                 best = self._mirostat.choose(candidates, self._random.random())
             else:
-                for kept in filters(candidates, self.params, self._xtc_applies()):
-                    narrowed.append(kept)
-                    candidates = candidates[kept]
-                best = draw(candidates, dynamic_temperature(candidates, self.params), self._random.random())
+                for name in self._steps:
+                    candidates = self._step(name, candidates, narrowed)
+                best = draw(candidates, self._random.random())
             for kept in reversed(narrowed):
                 best = int(kept[best])
             return best
 
     def accept(self, token_id: int) -> None:
         """Count a token that was chosen, for the penalties."""
-        for penalty in self._penalties:
+        for penalty in self._penalties.values():
             penalty.accept(token_id)
 
     def _edit(self, logits: FloatArray) -> FloatArray:
-        """Bias and penalties. Gives the logits themselves where there are none of these."""
-        if len(self._bias_ids) or self._penalties:
+        """Bias, and the penalties that come first. Gives the logits themselves where there are none of these."""
+        if len(self._bias_ids) or self._first:
             logits = logits.copy()
             logits[self._bias_ids] = np.minimum(logits[self._bias_ids] + self._bias, _LARGEST)
-            for penalty in self._penalties:
-                penalty.apply(logits)
+            for name in self._first:
+                self._penalties[name].apply(logits)
         return logits
 
-    def _xtc_applies(self) -> bool:
-        is_on = self.params.xtc_probability > 0 and self.params.xtc_threshold <= 0.5
-        return is_on and self._random.random() <= self.params.xtc_probability
+    def _step(self, name: str, candidates: FloatArray, narrowed: list[Indices]) -> FloatArray:
+        """The candidates after a step; a filter that narrows them is noted."""
+        if name in self._penalties:
+            return self._penalise(name, candidates, narrowed)
+        if name == "temperature":
+            return tempered(candidates, self.params)
+        if name == "xtc" and self._random.random() > self.params.xtc_probability:
+            return candidates
+        narrowed.append(FILTERS[name](candidates, self.params))
+        return candidates[narrowed[-1]]
+
+    def _penalise(self, name: str, candidates: FloatArray, narrowed: list[Indices]) -> FloatArray:
+        """Penalties after other steps: they know tokens by their place in the vocabulary."""
+        ids = np.arange(self._n_vocab)
+        for kept in narrowed:
+            ids = ids[kept]
+        logits = np.full(self._n_vocab, -np.inf, np.float32)
+        logits[ids] = candidates
+        self._penalties[name].apply(logits)
+        return logits[ids]
 
 
-def _has_penalties(params: SamplingParams) -> bool:
-    neutral = params.repeat_penalty == 1 and params.presence_penalty == 0 and params.frequency_penalty == 0
-    return params.repeat_last_n != 0 and not neutral
-
-
-def _has_dry(params: SamplingParams) -> bool:
-    return params.dry_multiplier > 0 and params.dry_penalty_last_n != 0
+def _is_on(name: str, params: SamplingParams) -> bool:
+    """Whether a step does anything."""
+    match name:
+        case "penalties":
+            factors = (params.repeat_penalty, params.presence_penalty, params.frequency_penalty)
+            return params.repeat_last_n != 0 and factors != (1, 0, 0)
+        case "dry":
+            return params.dry_multiplier > 0 and params.dry_penalty_last_n != 0
+        case "top_n_sigma":
+            return params.top_n_sigma > 0
+        case "top_k":
+            return params.top_k > 0
+        case "typ_p":
+            return params.typical_p < 1
+        case "top_p":
+            return params.top_p < 1
+        case "min_p":
+            return params.min_p > 0
+        case "xtc":
+            return params.xtc_probability > 0 and params.xtc_threshold <= 0.5
+    return name == "temperature"
 
 
 class _Penalties:

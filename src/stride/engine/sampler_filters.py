@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -24,26 +24,10 @@ from stride.types import SamplingParams
 Indices = npt.NDArray[np.intp]
 
 _FEW = 4096  # below this many elements, a plain sort is the fastest
-_COLUMNS = 2048  # strided blocks whose maxima bound the k-th largest logit
+_COLUMNS = 2048  # strided blocks, at most, whose maxima bound the k-th largest logit
 _BLOCK = 512  # elements per block of the draw's two-level search
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
-
-
-def filters(logits: FloatArray, params: SamplingParams, with_xtc: bool = False) -> Iterator[Indices]:
-    """The indices, in no particular order, that each filter that is on keeps of what the one before it kept."""
-    for keep, value, is_on in (
-        (top_n_sigma, params.top_n_sigma, params.top_n_sigma > 0),
-        (top_k, params.top_k, params.top_k > 0),
-        (typical_p, params.typical_p, params.typical_p < 1),
-        (top_p, params.top_p, params.top_p < 1),
-        (min_p, params.min_p, params.min_p > 0),
-        (xtc, params.xtc_threshold, with_xtc),
-    ):
-        if is_on:
-            kept = keep(logits, value)
-            logits = logits[kept]
-            yield kept
 
 
 def top_n_sigma(logits: FloatArray, n: float) -> Indices:
@@ -55,11 +39,11 @@ def top_n_sigma(logits: FloatArray, n: float) -> Indices:
 def top_k(logits: FloatArray, k: float) -> Indices:
     """Indices of the k largest logits, descending, without -inf."""
     k = int(k)
-    rows = len(logits) // _COLUMNS
+    columns = min(_COLUMNS, len(logits) // 4)
     floor = np.float32(-_LARGEST)
-    if rows > 1 and k <= _COLUMNS // 4:
+    if 0 < k <= columns // 4:
         # k columns have a maximum of at least the k-th largest of these maxima, so k logits do.
-        maxima = logits[: rows * _COLUMNS].reshape(rows, _COLUMNS).max(axis=0)
+        maxima = logits[: len(logits) // columns * columns].reshape(-1, columns).max(axis=0)
         floor = max(floor, np.partition(maxima, -k)[-k])
     candidates = np.flatnonzero(logits >= floor)
     if len(candidates) > max(2 * k, _FEW):
@@ -110,6 +94,24 @@ def xtc(logits: FloatArray, threshold: float) -> Indices:
     return np.flatnonzero(kept)
 
 
+FILTERS: Mapping[str, Callable[[FloatArray, SamplingParams], Indices]] = {
+    "top_n_sigma": lambda logits, params: top_n_sigma(logits, params.top_n_sigma),
+    "top_k": lambda logits, params: top_k(logits, params.top_k),
+    "typ_p": lambda logits, params: typical_p(logits, params.typical_p),
+    "top_p": lambda logits, params: top_p(logits, params.top_p),
+    "min_p": lambda logits, params: min_p(logits, params.min_p),
+    "xtc": lambda logits, params: xtc(logits, params.xtc_threshold),
+}
+"""By llama.cpp's names, the indices that each filter keeps, in no particular order."""
+
+
+def tempered(logits: FloatArray, params: SamplingParams) -> FloatArray:
+    """The logits, the largest of them 0, divided by the temperature."""
+    temperature = dynamic_temperature(logits, params)
+    divided: FloatArray = (logits - logits.max()) / np.float32(min(max(temperature, _SMALLEST), _LARGEST))
+    return divided
+
+
 def dynamic_temperature(logits: FloatArray, params: SamplingParams) -> float:
     """The temperature, moved within ``dynatemp_range`` by the entropy of the candidates over the largest there is."""
     if params.dynatemp_range <= 0 or len(logits) < 2:
@@ -124,10 +126,9 @@ def dynamic_temperature(logits: FloatArray, params: SamplingParams) -> float:
     return lowest + (highest - lowest) * float(np.float64(share) ** params.dynatemp_exponent)
 
 
-def draw(logits: FloatArray, temperature: float, uniform: float) -> int:
-    """The index where the softmax of ``logits / temperature``, summed up in order, passes ``uniform`` in [0, 1)."""
-    divisor = np.float32(min(max(temperature, _SMALLEST), _LARGEST))
-    weights = np.exp((logits - logits.max()) / divisor)
+def draw(logits: FloatArray, uniform: float) -> int:
+    """The index where the softmax of the logits, summed up in order, passes ``uniform`` in [0, 1)."""
+    weights = np.exp(logits - logits.max())
     starts = np.arange(0, len(weights), _BLOCK)
     block, rest = _pick(np.add.reduceat(weights, starts, dtype=np.float64), uniform)
     start = int(starts[block])

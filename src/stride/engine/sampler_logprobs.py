@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stride.engine.sampler_filters import top_k
+from stride.errors import GenerationError
 from stride.ops.api import FloatArray
 
 
@@ -19,8 +20,14 @@ class Logprobs:
 
 
 def logprobs_of(logits: FloatArray, token_id: int, n_top: int) -> Logprobs:
-    """Of one token and of the ``n_top`` likeliest, from float32 ``logits`` [n_vocab]. Sorts the likeliest only."""
+    """Of one token and of the ``n_top`` likeliest, from float32 ``logits`` [n_vocab]. Sorts the likeliest only.
+
+    Raises:
+        GenerationError: the logits hold NaN or +inf.
+    """
     largest = logits.max()
+    if not np.isfinite(largest):
+        raise GenerationError(f"the model gave a logit of {largest}")
     log_total = float(largest) + float(np.log(np.exp(logits - largest).sum(dtype=np.float64)))
     best = top_k(logits, n_top) if n_top else ()
     return Logprobs(float(logits[token_id]) - log_total, tuple((int(i), float(logits[i]) - log_total) for i in best))

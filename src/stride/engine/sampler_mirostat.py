@@ -28,7 +28,7 @@ class Mirostat:
         """The index of a token, drawn with ``uniform`` in [0, 1), and the bound for the next one."""
         scaled = (logits / np.float32(self._params.temperature)).astype(np.float32)
         kept = self._by_zipf(scaled) if self._params.mirostat == 1 else self._by_surprise(scaled)
-        place = draw(scaled[kept], 1.0, uniform)
+        place = draw(scaled[kept], uniform)
         surprise = _surprises(scaled[kept])[place]
         self.mu -= self._params.mirostat_eta * (float(surprise) - self._params.mirostat_tau)
         return int(kept[place])

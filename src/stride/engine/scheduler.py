@@ -35,18 +35,22 @@ class Scheduler:
 
     ``has_room`` answers whether memory has room for so many pages of each cache group that were never touched before; a
     request whose tokens may come to need more waits, and those behind it, once nothing is left to give back.
+
+    ``most_logits``: where logits are wanted after each token of a prompt, prompts get this many tokens at most.
     """
 
     def __init__(
         self,
         cache: PagedCache,
         chunk: int,
+        prefixes: PrefixCache,
         has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True,
-        prefixes: PrefixCache | None = None,
+        most_logits: int = 128,
     ) -> None:
         self._cache = cache
         self._chunk = chunk
         self._has_room = has_room
+        self._most_logits = most_logits
         self._prefixes = prefixes
         self._pace = Pace(chunk)
         self.waiting: deque[Request] = deque()
@@ -67,6 +71,8 @@ class Scheduler:
         budget = self._pace.n_prompt_tokens(len(decoding))
         if budget == 0:
             return rows
+        if any(request.tells_prompt for request in prompts):
+            budget = min(budget, self._most_logits)
         budget = max(budget, len(prompts))
         shares: dict[Request, int] = {}
         for n_others, request in zip(
@@ -90,35 +96,34 @@ class Scheduler:
 
     def _will_share(self, request: Request, other: Request) -> bool:
         """Whether half or more of a prompt is what a running request is still to compute."""
-        if (
-            self._prefixes is None
-            or other.path is None
-            or not request.params.cache_prompt
-            or request.cache_scope != other.cache_scope
-        ):
+        if other.path is None or request.scope != other.scope:
             return False
         n = min(request.n_prompt - 1, other.n_prompt)
         differ = np.flatnonzero(request.token_ids[:n] != other.token_ids[:n])
         n_alike = int(differ[0]) if len(differ) else n
-        return 2 * n_alike >= request.n_prompt and self._prefixes.expect(other.path, n_alike)
+        if 2 * n_alike < request.n_prompt:
+            return False
+        return self._prefixes.expect(other.path, n_alike, is_offered=n_alike >= other.n_prompt - 1)
 
     def _admit(self, request: Request) -> None:
         request.slot = self._cache.open()
         request.admitted_at = perf_counter()
         self.running.append(request)
-        if self._prefixes is not None and request.params.cache_prompt:
+        if request.scope is not None:
             prompt = request.token_ids[: request.n_prompt]
-            path = self._prefixes.open(
-                request.slot, request.cache_scope, prompt, request.eos_ids, len(request.token_ids)
-            )
+            path = self._prefixes.open(request.slot, request.scope, prompt, request.eos_ids, len(request.token_ids))
             request.path, request.n_cached, request.n_computed = path, path.n_cached, path.n_cached
 
     def _row(self, request: Request, n_tokens: int) -> Row:
         start = request.n_computed
         end = min(request.n_tokens, start + n_tokens)
-        if self._prefixes is not None and request.path is not None:
+        if request.path is not None:
             self._prefixes.keep(request.path, request.slot, request.token_ids, start)
+            if start == request.n_prompt:
+                self._prefixes.offer(request.path, request.slot, request.token_ids, start)
         self._cache.extend(request.slot, start, end)
+        if request.tells_prompt:
+            return Row(request, start, end, n_outputs=end - start)
         return Row(request, start, end, n_outputs=int(end == request.n_tokens and not request.is_full))
 
     def _may_start(self, n_tokens: int) -> bool:
@@ -126,7 +131,7 @@ class Scheduler:
         running = [(request.slot, len(request.token_ids)) for request in self.running]
         while not self._has_room(fresh := self._cache.fresh_pages(running, n_tokens)):
             short = [group for group, n_pages in enumerate(fresh) if n_pages]
-            if self._prefixes is None or not any(map(self._prefixes.reclaim, short)):
+            if not any(map(self._prefixes.reclaim, short)):
                 return False
         return True
 
@@ -151,11 +156,16 @@ class Scheduler:
 
     def remove(self, request: Request) -> None:
         """Take out a request, waiting or running, and free its place; what it computed stays for others."""
-        if request.slot < 0:
-            self.waiting.remove(request)
-            return
-        self.running.remove(request)
-        if self._prefixes is not None and request.path is not None:
-            self._prefixes.close(request.path, request.slot, request.token_ids, request.n_computed)
-        self._cache.close(request.slot)
-        self._may_start(0)  # what it was promised is free for others
+        is_running = request.slot >= 0
+        (self.running if is_running else self.waiting).remove(request)
+        if is_running:
+            if request.path is not None:
+                self._prefixes.close(request.path, request.slot, request.token_ids, request.n_computed)
+            self._cache.close(request.slot)
+        if request.scope is not None and request.scope == request.group and not self._has_any(request.group):
+            self._prefixes.forget(request.scope)
+        if is_running:
+            self._may_start(0)  # what it was promised is free for others
+
+    def _has_any(self, group: str) -> bool:
+        return any(request.group == group for request in (*self.waiting, *self.running))

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from stride.api import LLM
+from stride.chat.constraints import TextFormat
 from stride.stream import Stream
 from stride.types import SamplingParams
 
 
-def start_all(starts: Iterable[Callable[[SamplingParams], Stream]], params: SamplingParams, n: int) -> list[Stream]:
+def start_all(
+    llm: LLM, starts: Iterable[Callable[[LLM, SamplingParams], Stream]], params: SamplingParams, n: int
+) -> list[Stream]:
     """``n`` streams of each start, in this order; all of them, or none. A seed is the first one's, and counts up.
+
+    Those of one start compute their prompt once.
 
     Raises:
         StrideError: one of them was refused.
@@ -18,11 +24,24 @@ def start_all(starts: Iterable[Callable[[SamplingParams], Stream]], params: Samp
     streams: list[Stream] = []
     try:
         for start in starts:
+            together = llm.grouped() if n > 1 else llm
             for i in range(n):
                 seed = None if params.seed is None else params.seed + i
-                streams.append(start(replace(params, seed=seed)))
+                streams.append(start(together, replace(params, seed=seed)))
     except BaseException:
         for stream in streams:
             stream.cancel()
         raise
     return streams
+
+
+def continue_text(
+    prompt: str | list[int],
+    text_format: TextFormat | None,
+    llm: LLM,
+    params: SamplingParams,
+    *,
+    prompt_logprobs: bool = False,
+) -> Stream:
+    """The start of a plain completion."""
+    return llm.stream(prompt, params, text_format, prompt_logprobs=prompt_logprobs)

@@ -14,7 +14,7 @@ from stride.api import LLM
 from stride.errors import RequestError
 from stride.server import metrics
 from stride.server.body import read_json
-from stride.server.choices import start_all
+from stride.server.choices import continue_text, start_all
 from stride.server.respond import respond_all
 from stride.server.schema import (
     DetokenizeRequest,
@@ -110,8 +110,8 @@ def router(service: Service) -> APIRouter:
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         n = asked.n or 1
-        starts = [partial(llm.stream, prompt, text_format=asked.constraints().text) for prompt in asked.prompt]
-        streams = await asyncio.to_thread(start_all, starts, params, n)
+        starts = [partial(continue_text, prompt, asked.constraints().text) for prompt in asked.prompt]
+        streams = await asyncio.to_thread(start_all, llm, starts, params, n)
         prompts = [p if isinstance(p, str) else llm.detokenize(p) for p in asked.prompt for _ in range(n)]
         request = {"model": service.name(llm), "generation_settings": whole_settings(params)}
         answers = [

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from stride.api import LLM
 from stride.errors import UnsupportedError
 from stride.server.body import read_json
-from stride.server.choices import start_all
+from stride.server.choices import continue_text, start_all
 from stride.server.errors import NoModelError
 from stride.server.respond import respond_all
 from stride.server.schema import ChatRequest, CompletionRequest, openapi_body, read
@@ -55,10 +55,10 @@ def router(service: Service) -> APIRouter:
         variables = {**settings.template_kwargs, **asked.template_variables}
         n = asked.n or 1
 
-        def start(params: SamplingParams) -> Stream:
+        def start(llm: LLM, params: SamplingParams) -> Stream:
             return llm.chat_stream(asked.messages, asked.tools or (), params, variables, constraints)
 
-        streams = await asyncio.to_thread(start_all, [start], params, n)
+        streams = await asyncio.to_thread(start_all, llm, [start], params, n)
         envelope = Envelope(service.name(llm), new_id("chatcmpl-"))
         answers = [ChatAnswer(envelope, index) for index in range(n)]
         return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
@@ -75,11 +75,16 @@ def router(service: Service) -> APIRouter:
         llm = await service.llm(http, asked.model)
         params = asked.sampling(settings.sampling)
         n = asked.n or 1
-        starts = [partial(llm.stream, prompt, text_format=asked.constraints().text) for prompt in asked.prompt]
-        streams = await asyncio.to_thread(start_all, starts, params, n)
+        starts = [
+            partial(continue_text, prompt, asked.constraints().text, prompt_logprobs=asked.tells_prompt)
+            for prompt in asked.prompt
+        ]
+        streams = await asyncio.to_thread(start_all, llm, starts, params, n)
         envelope = Envelope(service.name(llm), new_id("cmpl-"))
         echoes = [_text(llm, prompt) if asked.echo else "" for prompt in asked.prompt for _ in range(n)]
-        answers = [TextAnswer(envelope, index, echo=echo) for index, echo in enumerate(echoes)]
+        answers = [
+            TextAnswer(envelope, index, echo=echo, tells_prompt=asked.tells_prompt) for index, echo in enumerate(echoes)
+        ]
         return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
 
     @routes.post("/embeddings", response_model=None)

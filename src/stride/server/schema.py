@@ -124,6 +124,7 @@ class Request(SamplingFields):
     top_n_sigma: float | None = None
     dynatemp_range: float | None = None
     dynatemp_exponent: float | None = None
+    samplers: Annotated[str | list[str], Field(max_length=64)] | None = None
     logit_bias: Annotated[dict[int, float], _TOKEN_BIASES] | None = None
     ignore_eos: bool | None = None
 
@@ -228,11 +229,14 @@ class CompletionRequest(Request):
     def n_logprobs(self) -> int | None:
         return super().n_logprobs if self.logprobs is None else self.logprobs
 
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether the prompt's log probabilities are asked for as well."""
+        return bool(self.echo) and self.n_logprobs is not None
+
     def check_supported(self) -> None:
         super().check_supported()
         _check_choices(len(self.prompt), self.n or 1)
-        if self.echo and self.n_logprobs is not None:
-            raise UnsupportedError("echo together with logprobs is not supported: prompts have none", field="echo")
 
 
 def _check_choices(n_prompts: int, n: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import secrets
 import string
 import time
@@ -64,12 +65,16 @@ def timings(measured: Timings) -> dict[str, Any]:
 
 def logprob(token: TokenLogprob) -> dict[str, Any]:
     """A token as OpenAI's chat clients read it; bytes that are no whole character show as U+FFFD."""
-    text = token.text.decode(errors="replace")
-    return {"token": text, "logprob": max(token.logprob, LOWEST_LOGPROB), "bytes": list(token.text)}
+    return {"token": token.text.decode(errors="replace"), "logprob": number(token.logprob), "bytes": list(token.text)}
 
 
 LOWEST_LOGPROB = -9999.0
 """OpenAI's for a token that cannot come: JSON has no infinity."""
+
+
+def number(logprob: float | None) -> float | None:
+    """A log probability in JSON."""
+    return None if logprob is None else max(logprob, LOWEST_LOGPROB)
 
 
 def chat_logprobs(tokens: Iterable[ChosenToken]) -> dict[str, Any]:
@@ -78,17 +83,38 @@ def chat_logprobs(tokens: Iterable[ChosenToken]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def text_logprobs(tokens: Iterable[ChosenToken], offset: int) -> dict[str, Any]:
-    """``choices[].logprobs`` of plain completions; the first token's text begins at character ``offset``."""
+def text_logprobs(tokens: Iterable[ChosenToken], offsets: Offsets) -> dict[str, Any]:
+    """``choices[].logprobs`` of plain completions. A token is told among the likeliest even if it is none of them."""
     logprobs: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for token in tokens:
         shown = logprob(token.chosen)
+        top: dict[str, Any] = {}
+        for other in (*map(logprob, token.top), shown):
+            top.setdefault(other["token"], other["logprob"])  # parts of characters look alike: the likeliest counts
         logprobs["tokens"].append(shown["token"])
         logprobs["token_logprobs"].append(shown["logprob"])
-        logprobs["top_logprobs"].append({other["token"]: other["logprob"] for other in map(logprob, token.top)})
-        logprobs["text_offset"].append(offset)
-        offset += len(shown["token"])
+        logprobs["top_logprobs"].append(None if shown["logprob"] is None else top)
+        logprobs["text_offset"].append(offsets.next(token.chosen.text))
     return logprobs
+
+
+class Offsets:
+    """At which character of a text each token begins; of one that begins inside a character, that of its beginning.
+
+    ``echo``: the text's beginning, if it is known; a space that the vocabulary puts before its first word is not of it.
+    """
+
+    def __init__(self, echo: str = "") -> None:
+        self._at = 0
+        self._may_add_space = echo != "" and not echo.startswith(" ")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def next(self, data: bytes) -> int:
+        """Where the token of these bytes begins, which follows the last one."""
+        begin = self._at
+        self._at += len(self._decoder.decode(data)) - (self._may_add_space and data.startswith(b" "))
+        self._may_add_space = False
+        return begin
 
 
 @dataclass(slots=True)
@@ -206,24 +232,29 @@ def _delta(event: Delta) -> dict[str, Any]:
 
 
 class TextAnswer:
-    """One choice of ``/v1/completions``, which begins with the prompt where that is to be echoed."""
+    """One choice of ``/v1/completions``, which begins with the prompt where that is to be echoed.
+
+    ``tells_prompt``: the first tokens that come are the prompt's.
+    """
 
     framing = sse.OPENAI
 
-    def __init__(self, envelope: Envelope, index: int = 0, *, echo: str = "") -> None:
+    def __init__(self, envelope: Envelope, index: int = 0, *, echo: str = "", tells_prompt: bool = False) -> None:
         self.envelope = envelope
         self._echo = echo
+        self._waits_for_prompt = tells_prompt
         self._index = index
         self._tokens: list[ChosenToken] = []
-        self._offset = len(echo)
+        self._offsets = Offsets(echo)
 
     def opening(self) -> list[dict[str, Any]]:
-        return [self._object(self._echo)] if self._echo else []
+        return [self._object(self._echo)] if self._echo and not self._waits_for_prompt else []
 
     def delta(self, event: StreamedEvent) -> list[dict[str, Any]]:
         if isinstance(event, TokensDelta):
             self._tokens += event.tokens
-            return []
+            is_prompt, self._waits_for_prompt = self._waits_for_prompt, False
+            return [self._object(self._echo)] if is_prompt else []
         assert isinstance(event, ContentDelta), "a plain completion is content only"
         return [self._object(event.text)]
 
@@ -245,8 +276,7 @@ class TextAnswer:
     def _object(self, content: str, reason: FinishReason | None = None) -> dict[str, Any]:
         logprobs = None
         if self._tokens:
-            logprobs, self._tokens = text_logprobs(self._tokens, self._offset), []
-            self._offset += sum(map(len, logprobs["tokens"]))
+            logprobs, self._tokens = text_logprobs(self._tokens, self._offsets), []
         choice = {"index": self._index, "text": content, "logprobs": logprobs, "finish_reason": reason}
         return self.envelope.around("text_completion", [choice])
 

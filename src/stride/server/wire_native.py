@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stride.server import sse
-from stride.server.wire import LOWEST_LOGPROB, timings
+from stride.server.wire import number, timings
 from stride.types import (
     ChosenToken,
     Completion,
@@ -26,7 +26,6 @@ _NUMBERS = (
     *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n"),
     *("mirostat", "mirostat_tau", "mirostat_eta", "ignore_eos"),
 )
-ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 
 
 def generation_settings(params: SamplingParams) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def generation_settings(params: SamplingParams) -> dict[str, Any]:
         "max_tokens": limit,
         "n_predict": limit,
         "n_probs": params.logprobs or 0,
-        "samplers": list(ORDER),
+        "samplers": list(params.samplers),
     }
 
 
@@ -60,7 +59,7 @@ def _probability(token: TokenLogprob) -> dict[str, Any]:
         "id": token.token_id,
         "token": token.text.decode(errors="replace"),
         "bytes": list(token.text),
-        "logprob": max(token.logprob, LOWEST_LOGPROB),
+        "logprob": number(token.logprob),
     }
 
 

@@ -77,13 +77,20 @@ class MessagesAnswer:
         ]
 
     def whole(self, completion: Completion) -> dict[str, Any]:
-        said = completion.message
         blocks: list[Block] = []
-        if said.reasoning and self._shows_thinking:
-            blocks.append(_thinking(said.reasoning))
-        if said.content:
-            blocks.append(_text(said.content))
-        blocks += [_tool_use(call.id, call.name, json.loads(call.arguments or "{}")) for call in said.tool_calls]
+        for event in completion.events:
+            match event:
+                case ReasoningDelta(text) if self._shows_thinking:
+                    _extend(blocks, _thinking(text), "thinking")
+                case ContentDelta(text):
+                    _extend(blocks, _text(text), "text")
+                case ToolCallStart(_, call_id, name):
+                    blocks.append(_tool_use(call_id, name, ""))
+                case ToolCallDelta(_, arguments):
+                    blocks[-1]["input"] += arguments
+        for block in blocks:
+            if block["type"] == "tool_use":
+                block["input"] = json.loads(block["input"] or "{}")
         reason = self._reason(completion.finish_reason, completion.stop, completion.usage)
         return self._message(blocks, reason, completion.stop, completion.usage)
 
@@ -132,6 +139,14 @@ class MessagesAnswer:
         signature = [self._delta("signature_delta", "signature", "")] if self._open == "thinking" else []
         self._open = None
         return [*signature, {"type": "content_block_stop", "index": self._index}]
+
+
+def _extend(blocks: list[Block], block: Block, name: str) -> None:
+    """Add a text to the last block where that is of its kind, else as a block of its own."""
+    if blocks and blocks[-1]["type"] == block["type"]:
+        blocks[-1][name] += block[name]
+    else:
+        blocks.append(block)
 
 
 def _thinking(text: str) -> Block:

@@ -83,9 +83,11 @@ class MessagesPrompt(Streamable):
                 turns.append(Message("system", _texts(turn.content, "messages.content")))
             else:
                 turns += _user(turn.content, names)
-        if turns and turns[-1].role == "assistant":
-            raise UnsupportedError(
-                "messages must end with the user's turn: to continue the assistant's is not supported", field="messages"
+        thinks = self.thinking is not None and self.thinking.get("type") != "disabled"
+        if thinks and turns and turns[-1].role == "assistant" and turns[-1].content and not turns[-1].reasoning:
+            raise RequestError(
+                "messages end with the assistant's words, which are to be continued: thinking must be off then",
+                field="messages",
             )
         return system + turns
 

@@ -40,8 +40,10 @@ def router(service: Service) -> APIRouter:
         llm = await service.llm(http, asked.model)
         who = http.scope[KEY]
         history = conversation([*store.history(who, asked.previous_response_id), *asked.items])
-        if not history or history[-1].role == "assistant":
-            raise RequestError("input must end with the user's words or a tool's output", field="input")
+        if not asked.items or not history:
+            raise RequestError("input must end with somebody's words or a tool's output", field="input")
+        if history[-1].tool_calls:
+            raise RequestError("input ends with a function call, whose output must follow", field="input")
         instructions = [Message("system", asked.instructions)] if asked.instructions else []
         params = asked.sampling(settings.sampling)
         stream = await asyncio.to_thread(

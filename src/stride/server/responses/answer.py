@@ -97,29 +97,22 @@ class ResponsesAnswer:
                 return [self._item_event("response.function_call_arguments.delta", delta=arguments)]
 
     def closing(self, finish: Finish, include_usage: bool) -> list[Event]:
-        status = "incomplete" if finish.reason == "length" else "completed"
+        status = _status(finish.reason)
         events = self._close(status)
         response = self._ended(finish.reason, finish.usage)
         return [*events, self._event(f"response.{status}", response=response)]
 
     def whole(self, completion: Completion) -> dict[str, Any]:
-        said = completion.message
-        if said.reasoning:
-            self._output.append(_reasoning(said.reasoning))
-        if said.content:
-            self._tokens += completion.tokens
-            self._output.append(_message(said.content, self._logprobs()))
-        self._output += [_function_call(call.id, call.name, call.arguments) for call in said.tool_calls]
-        for item in self._output:
-            item["status"] = "completed"
-        if completion.finish_reason == "length" and self._output:
-            self._output[-1]["status"] = "incomplete"
+        for event in completion.events:
+            self.delta(event)
+        self._close(_status(completion.finish_reason))
         return self._ended(completion.finish_reason, completion.usage)
 
     def _ended(self, reason: FinishReason, usage: Usage) -> dict[str, Any]:
-        cut = reason == "length"
+        status = _status(reason)
+        cut = status == "incomplete"
         self._response |= {
-            "status": "incomplete" if cut else "completed",
+            "status": status,
             "completed_at": None if cut else int(time.time()),
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
             "output": self._output,
@@ -192,6 +185,10 @@ class ResponsesAnswer:
         """Of the tokens that have not been told."""
         tokens, self._tokens = self._tokens, []
         return [{**logprob(token.chosen), "top_logprobs": [logprob(other) for other in token.top]} for token in tokens]
+
+
+def _status(reason: FinishReason) -> str:
+    return "incomplete" if reason == "length" else "completed"
 
 
 def _reasoning(text: str) -> Item:
