@@ -105,7 +105,7 @@ class Stream:
         return ends
 
     def _end(self, output: Output) -> None:
-        if not isinstance(output, Token):  # tokens came through `_take`
+        if isinstance(output, Finished | Failed):  # tokens came through `_take`
             self._put(output)
 
     def _put(self, output: _Output) -> None:

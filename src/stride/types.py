@@ -17,6 +17,8 @@ import numpy.typing as npt
 from stride.errors import RequestError
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+Pooling: TypeAlias = Literal["mean", "cls", "last"]
+"""What a text's vector is made of: the mean of its tokens' hidden states, the first token's, or the last one's."""
 JsonSchema: TypeAlias = Mapping[str, Any]
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from stride.engine.pooling import Pool
 from stride.engine.sampler_dry import Breakers
 from stride.engine.sampler_logprobs import Logprobs
 from stride.errors import ContextOverflowError, RequestError, StrideError
-from stride.ops.api import IntArray
-from stride.types import FinishReason, LogitsMask, SamplingParams, Timings, Usage
+from stride.ops.api import FloatArray, IntArray
+from stride.types import FinishReason, LogitsMask, Pooling, SamplingParams, Timings, Usage
 
 if TYPE_CHECKING:
     from stride.engine.prefix import Path
@@ -26,6 +27,13 @@ class Token:
 
     token_id: int
     logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """What the prompt's hidden states were pooled to: float32 [n_embd]."""
+
+    vector: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class Failed:
     error: StrideError
 
 
-Output: TypeAlias = Token | Finished | Failed
+Output: TypeAlias = Token | Embedding | Finished | Failed
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +65,9 @@ class Request:
     ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
     on the engine's thread and must not block; one that raises fails its request, and no other. ``dry_breakers`` are
     what the parameters' ``dry_sequence_breakers`` are in tokens.
+
+    With ``pooling`` the prompt is read for its vector: one ``Embedding`` is delivered, and no token. All positions are
+    computed for it, so ``params`` must say ``max_tokens`` 0 and ``cache_prompt`` False.
     """
 
     prompt_ids: Sequence[int]
@@ -67,6 +78,7 @@ class Request:
     eos_ids: frozenset[int] = frozenset()
     dry_breakers: Breakers = field(default_factory=dict)
     cache_scope: str = ""
+    pooling: Pooling | None = None
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before
     # n_cached were there already.
@@ -77,6 +89,7 @@ class Request:
     path: Path | None = field(init=False, default=None, repr=False)
     n_cached: int = field(init=False, default=0)
     sampler: Sampler = field(init=False, repr=False)
+    pool: Pool | None = field(init=False, default=None, repr=False)
     cancelled: bool = field(init=False, default=False)
     queued_at: float = field(init=False, default=0.0)
     admitted_at: float = field(init=False, default=0.0)
@@ -87,8 +100,8 @@ class Request:
         """Check the prompt and make room for all tokens that this request may come to have.
 
         Raises:
-            ContextOverflowError: no room for a token after the prompt.
-            RequestError: an empty prompt, or a token id that the model does not know.
+            ContextOverflowError: no room for the prompt, or for a token after it.
+            RequestError: an empty prompt, a token id that the model does not know, or parameters that pooling forbids.
         """
         try:
             prompt = np.asarray(self.prompt_ids)
@@ -100,8 +113,12 @@ class Request:
             raise RequestError(f"the prompt must be made of token ids from 0 to {n_vocab - 1}", field="prompt")
         if any(not 0 <= token_id < n_vocab for token_id in self.params.logit_bias):
             raise RequestError(f"logit_bias must name token ids from 0 to {n_vocab - 1}", field="logit_bias")
-        if len(prompt) >= n_ctx:
-            raise ContextOverflowError(len(prompt), n_ctx)
+        if self.pooling is not None:
+            if self.params.max_tokens != 0 or self.params.cache_prompt:
+                raise RequestError("pooling needs max_tokens 0 and cache_prompt False", field="pooling")
+            self.pool = Pool(self.pooling, len(prompt))
+        if len(prompt) + (self.pool is None) > n_ctx:
+            raise ContextOverflowError(len(prompt), n_ctx, generates=self.pool is None)
         max_tokens = n_ctx if self.params.max_tokens is None else self.params.max_tokens
         self.token_ids = np.empty(min(n_ctx, len(prompt) + max_tokens), np.int32)
         self.token_ids[: len(prompt)] = prompt
@@ -115,6 +132,12 @@ class Request:
     def is_full(self) -> bool:
         """No further token may be generated: ``max_tokens`` or the context window is reached."""
         return self.n_tokens == len(self.token_ids)
+
+    def n_outputs(self, start: int, end: int) -> int:
+        """Of how many of the last of tokens start .. end - 1 the logits, or what is pooled, are wanted."""
+        if self.pool is not None:
+            return self.pool.n_wanted(start, end)
+        return int(end == self.n_tokens and not self.is_full)
 
     def append(self, token_id: int) -> None:
         """Add a generated token."""
