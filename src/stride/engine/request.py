@@ -70,7 +70,7 @@ class Request:
     computed for it, so ``params`` must say ``max_tokens`` 0 and ``cache_prompt`` False.
     """
 
-    prompt_ids: Sequence[int]
+    prompt_ids: Sequence[int] | IntArray
     params: SamplingParams
     deliver: Callable[[Output], None]
     stop: Callable[[Token], bool] | None = None

@@ -96,11 +96,12 @@ class Runner:
         batch = make_batch(rows, self._cache)
         hidden = self._model.hidden(batch, self._memory)
         wants_states = [row.request.pool is not None for row in rows]
-        of_states = np.repeat(wants_states, [row.n_outputs for row in rows])
-        logits = self._model.logits(hidden, np.flatnonzero(~of_states).astype(np.int32))
-        _check_shape("logits", logits, len(of_states) - np.count_nonzero(of_states), self._model.n_vocab)
-        states = self._model.to_host(hidden, np.flatnonzero(of_states).astype(np.int32))
-        _check_shape("states", states, np.count_nonzero(of_states), self._model.n_embd)
+        is_states = np.repeat(wants_states, [row.n_outputs for row in rows])
+        of_logits, of_states = (np.flatnonzero(which).astype(np.int32) for which in (~is_states, is_states))
+        logits = self._model.logits(hidden, of_logits)
+        _check_shape("logits", logits, len(of_logits), self._model.n_vocab)
+        states = self._model.to_host(hidden, of_states)
+        _check_shape("states", states, len(of_states), self._model.n_embd)
         outputs, first = [], {False: 0, True: 0}
         for row, is_state in zip(rows, wants_states, strict=True):
             end = first[is_state] + row.n_outputs
