@@ -268,9 +268,7 @@ class LLM:
 
     # --- vectors ---
 
-    def embed(
-        self, texts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], *, norm: int = EUCLIDEAN
-    ) -> FloatArray:
+    def embed(self, texts: Prompt | Sequence[Prompt], *, norm: int = EUCLIDEAN) -> FloatArray:
         """What texts mean, as vectors: float32 [n_texts, n_embd]; one text, or the token ids of one, may stand alone.
 
         Args:
@@ -283,7 +281,7 @@ class LLM:
 
     def embeddings(
         self,
-        texts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
+        texts: Prompt | Sequence[Prompt],
         field: str = "texts",
         *,
         truncate: bool = False,

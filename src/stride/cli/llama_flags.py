@@ -89,6 +89,7 @@ NO_EFFECT = _rows(
     - same    --slots
     - same    --no-slots
     - same    --metrics
+    - same    --embedding --embeddings
     - same    --props
     N cache   --cache-reuse
     N same    -sps --slot-prompt-similarity
@@ -142,8 +143,8 @@ REFUSED = _rows(
     N adapter --control-vector-scaled
     N media   -mm --mmproj
     N media   -mmu --mmproj-url
-    - other   --embedding --embeddings
-    - other   --rerank --reranking
+    N norm    --embd-normalize
+    - rerank  --rerank --reranking
     N rope    --rope-scaling
     N rope    --rope-scale
     N rope    --rope-freq-base
@@ -165,7 +166,8 @@ REFUSED = _rows(
         "media": _MEDIA,
         "rope": _ROPE,
         "sampler": _SAMPLER,
-        "other": "embeddings and reranking are not part of this version",
+        "norm": "requests say how a vector is normalised (embd_normalize); others have the Euclidean norm 1",
+        "rerank": "reranking is not part of this version",
         "shift": "a conversation that outgrows the context ends; nothing is dropped behind its back",
         "jinja": "chat templates are always rendered by Jinja",
         "path": "no files are served, and the routes stand at / and /v1",

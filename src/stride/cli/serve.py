@@ -1,5 +1,5 @@
 """Serve a model over HTTP, as llama-server, OpenAI, Anthropic and Ollama do: /v1/chat/completions, /v1/completions,
-/v1/responses, /v1/messages, /api/chat, /completion, /v1/models, /metrics, /health and more, which /docs lists.
+/v1/responses, /v1/messages, /v1/embeddings, /api/chat, /completion, /v1/models, /metrics and more, which /docs lists.
 
 A llama-server command line works with the program's name replaced: -ngl, -b, -ub, -fa, -cb, --no-warmup, --mlock,
 --no-mmap, --jinja and other flags that would change nothing here are accepted, and each says so.
@@ -72,6 +72,10 @@ def command(
     ] = True,
     cache_dir: Annotated[
         Path | None, typer.Option("--cache-dir", metavar="DIR", help="Keep earlier prompts here across restarts.")
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option("--pooling", help="Vectors of texts as mean, cls or last. Default: the file's, or last."),
     ] = None,
     alias: Annotated[str | None, typer.Option("-a", "--alias", help="The model's name for clients.")] = None,
     api_key: Annotated[
@@ -197,6 +201,7 @@ def command(
         "kv_type": cache_type_k,
         "cache_ram": cache_ram,
         "cache_dir": cache_dir,
+        "pooling": pooling,
         "chat_template": _read(chat_template_file) if chat_template_file else None,
         "max_queue": max_queue,
         "queue_seconds": queue_timeout,

@@ -1,4 +1,4 @@
-"""OpenAI's routes: models, chat completions, completions."""
+"""OpenAI's routes: models, chat completions, completions. `stride.server.embeddings` has that of vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from stride.api import LLM
-from stride.errors import UnsupportedError
 from stride.server.body import read_json
 from stride.server.choices import start_all
 from stride.server.errors import NoModelError
@@ -81,15 +80,6 @@ def router(service: Service) -> APIRouter:
         echoes = [_text(llm, prompt) if asked.echo else "" for prompt in asked.prompt for _ in range(n)]
         answers = [TextAnswer(envelope, index, echo=echo) for index, echo in enumerate(echoes)]
         return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
-
-    @routes.post("/embeddings", response_model=None)
-    @routes.post("/embedding", response_model=None)
-    async def embeddings() -> Response:
-        """Not here: the models that Stride runs are made to generate (501)."""
-        raise UnsupportedError(
-            "this server does not support embeddings: its model was trained to generate, and the average of its "
-            "hidden states tells little about what texts have in common; use a model that was trained for it"
-        )
 
     return routes
 
