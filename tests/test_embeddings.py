@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from stride import LLM
 from stride.embeddings import normalized
-from stride.errors import ContextOverflowError, GenerationError, OverloadedError, RequestError
+from stride.errors import ContextOverflowError, DeadlineError, GenerationError, OverloadedError, RequestError
 
 TEXTS = ["Hello", "The cat sat on the mat.", "x", "Once upon a time " * 20]
 
@@ -108,6 +108,11 @@ def test_a_full_queue_refuses_before_anything_is_done(llm):
     assert first.result().usage.prompt_tokens == 2 * len(llm.tokenize("a"))
     waiting.join()
     assert llm.embed("e").shape[0] == 1
+
+
+def test_a_list_may_take_no_longer_than_a_request():
+    with LLM(n_ctx=256, request_seconds=0.05) as model, pytest.raises(DeadlineError, match=r"longer than 0\.05 s"):
+        model.embed(["word " * 200] * 2000)
 
 
 def test_cancelling_ends_all_texts(llm):

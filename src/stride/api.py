@@ -24,7 +24,7 @@ from stride.chat.reasoning import effort_variables
 from stride.chat.stream import StreamParser
 from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
 from stride.chat.tokenizer import Tokenizer
-from stride.embeddings import EUCLIDEAN, Embeddings, normalized
+from stride.embeddings import EUCLIDEAN, Embeddings, check_pooling, normalized
 from stride.engine import Engine, EngineConfig
 from stride.errors import (
     ContextOverflowError,
@@ -103,15 +103,13 @@ class LLM:
             raise RequestError(f"threads is {threads!r}, but must be a positive integer", field="threads")
         if cache_ram is not None and not (isinstance(cache_ram, int) and cache_ram >= -1):
             raise RequestError(f"cache_ram is {cache_ram!r}, but must be an integer of at least -1", field="cache_ram")
-        if pooling is not None and pooling not in get_args(Pooling):
-            known = ", ".join(get_args(Pooling))
-            raise RequestError(f"pooling is {pooling!r}, but must be one of {known}", field="pooling")
+        chosen = None if pooling is None else check_pooling(pooling)
         self.path = model_path(model)
         self.cache_scope = ""
         with ExitStack() as opened:
             self._file = opened.enter_context(open_gguf(self.path))
             self.config = read_config(self._file)
-            self.pooling: Pooling = pooling or self.config.pooling or "last"
+            self.pooling: Pooling = chosen or self.config.pooling or "last"
             self.tokenizer = _tokenizer(self._file)
             self._asked_n_ctx = n_ctx
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)

@@ -7,11 +7,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from time import perf_counter
+from typing import cast, get_args
 
 import numpy as np
 
 from stride.engine import Embedding, Engine, Failed, Finished, Output, Request
-from stride.errors import RequestError, StrideError
+from stride.errors import DeadlineError, RequestError, StrideError
 from stride.ops.api import FloatArray, IntArray
 from stride.types import Pooling, SamplingParams, Timings, Usage
 
@@ -47,7 +49,8 @@ class Embeddings:
         self._requests = [
             Request(ids, _PARAMS, partial(self._take, index), pooling=pooling) for index, ids in enumerate(prompts)
         ]
-        self._vectors: list[FloatArray | None] = [None] * len(prompts)
+        self._vectors: FloatArray | None = None  # [texts, n_embd], once there is one
+        self._started = perf_counter()
         self._n_unfinished = len(prompts)
         self._n_tokens = 0
         self._milliseconds = 0.0
@@ -84,6 +87,8 @@ class Embeddings:
     def _take(self, index: int, output: Output) -> None:
         match output:
             case Embedding(vector):
+                if self._vectors is None:
+                    self._vectors = np.empty((len(self._requests), len(vector)), np.float32)
                 self._vectors[index] = vector
             case Failed(error):
                 self._fail(error)
@@ -95,10 +100,12 @@ class Embeddings:
     def _go_on(self) -> None:
         """A text is done: submit the next, or tell that it was the last."""
         self._n_unfinished -= 1
-        if self._n_unfinished == 0:
+        most = self._engine.config.request_seconds
+        if self._n_unfinished == 0 and self._vectors is not None:
             timings = Timings(prompt_n=self._n_tokens, prompt_ms=self._milliseconds)
-            vectors = np.array(self._vectors, np.float32)
-            self.future.set_result(Embedded(vectors, Usage(prompt_tokens=self._n_tokens), timings))
+            self.future.set_result(Embedded(self._vectors, Usage(prompt_tokens=self._n_tokens), timings))
+        elif perf_counter() - self._started > most:
+            self._fail(DeadlineError(f"the request took longer than {most:g} s"))
         elif (request := next(self._waiting, None)) is not None and not self.future.done():
             try:
                 self._engine.submit(request, takes_over=True)
@@ -109,6 +116,18 @@ class Embeddings:
         if not self.future.done():
             self.future.set_exception(error)
             self.cancel()
+
+
+def check_pooling(value: str) -> Pooling:
+    """A way to pool, by its name.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    for pooling in get_args(Pooling):
+        if value == pooling:
+            return cast("Pooling", pooling)
+    raise RequestError(f"pooling is {value!r}, but must be one of {', '.join(get_args(Pooling))}", field="pooling")
 
 
 def normalized(vectors: FloatArray, norm: int) -> FloatArray:

@@ -226,13 +226,13 @@ def test_openai_client(served, demo_llm):
 
 
 def test_ollama_client(served, demo_llm):
-    client = ollama.Client(host=served.url)
-    answer = client.embed(model="any", input=TEXTS)
-    np.testing.assert_allclose(answer.embeddings, demo_llm.embed(TEXTS), atol=1e-5)
-    assert answer.prompt_eval_count == sum(len(demo_llm.tokenize(text)) for text in TEXTS)
-    assert answer.total_duration > 0
-    assert len(client.embed(model="any:latest", input="x", truncate=True, keep_alive=5).embeddings) == 1
-    (expected,) = demo_llm.embed(TEXTS[0], norm=-1)
-    np.testing.assert_allclose(client.embeddings(model="any", prompt=TEXTS[0]).embedding, expected, atol=1e-4)
-    with pytest.raises(ollama.ResponseError, match="dimensions is 64"):
-        client.embed(model="any", input="x", dimensions=64)
+    with ollama.Client(host=served.url) as client:
+        answer = client.embed(model="any", input=TEXTS)
+        np.testing.assert_allclose(answer.embeddings, demo_llm.embed(TEXTS), atol=1e-5)
+        assert answer.prompt_eval_count == sum(len(demo_llm.tokenize(text)) for text in TEXTS)
+        assert answer.total_duration > 0
+        assert len(client.embed(model="any:latest", input="x", truncate=True, keep_alive=5).embeddings) == 1
+        (expected,) = demo_llm.embed(TEXTS[0], norm=-1)
+        np.testing.assert_allclose(client.embeddings(model="any", prompt=TEXTS[0]).embedding, expected, atol=1e-4)
+        with pytest.raises(ollama.ResponseError, match="dimensions is 64"):
+            client.embed(model="any", input="x", dimensions=64)

@@ -352,6 +352,8 @@ def test_health_says_whether_the_model_is_loaded(tmp_path, kill):
         (("--lora", "x.gguf"), "--lora: llama-server knows it, stride does not: adapters"),
         (("-ctk", "q8_0"), "must be of one type"),
         (("--temp", "-1"), "temperature is -1"),
+        (("--pooling", "rank"), "pooling is 'rank', but must be one of mean, cls, last"),
+        (("--embd-normalize", "1"), "--embd-normalize: llama-server knows it, stride does not: requests say"),
         (("--chat-template-kwargs", "[]"), "must be a JSON object"),
         (("--chat-template-file", "/nowhere"), "/nowhere cannot be read"),
     ],

@@ -144,6 +144,7 @@ def command(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", "--log-verbose", help="Log each request.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log each request as a line of JSON.")] = False,
 ) -> None:
+    from stride.embeddings import check_pooling
     from stride.errors import RequestError
     from stride.server import Models, Settings
     from stride.server.process import serve
@@ -180,6 +181,8 @@ def command(
         "cache_prompt": cache_prompt,
     }
     sampling_params(sampling)
+    if pooling is not None:
+        check_pooling(pooling)
     settings = Settings(
         host=host,
         api_keys=tuple(key.strip() for text in api_key or () for key in text.split(",") if key.strip()),
