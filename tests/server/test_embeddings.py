@@ -55,6 +55,13 @@ def test_every_form_of_input_and_encoding(demo, demo_llm):
     assert demo.post("/v1/embeddings", json={"input": "x", "dimensions": width}).status_code == 200
 
 
+def test_a_models_width_is_told(demo, demo_llm):
+    (card,) = demo.get("/v1/models").json()["data"]
+    assert card["meta"]["n_embd"] == demo_llm.config.n_embd
+    facts = demo.post("/api/show", json={"model": "any"}).json()["model_info"]
+    assert facts[f"{demo_llm.config.architecture}.embedding_length"] == demo_llm.config.n_embd
+
+
 @pytest.mark.parametrize("path", ["/embedding", "/embeddings"])
 @pytest.mark.parametrize("field", ["content", "input"])
 def test_llama_servers_own_form(demo, demo_llm, path, field):

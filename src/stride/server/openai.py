@@ -112,6 +112,7 @@ def _meta(llm: LLM) -> dict[str, Any]:
         "n_vocab": info["n_vocab"],
         "n_ctx": info["n_ctx"],
         "n_ctx_train": info["n_ctx_train"],
+        "n_embd": info["n_embd"],
         "n_params": info["n_params"],
         "size": info["file_bytes"],
     }
