@@ -81,12 +81,11 @@ class FakeModel:
 
     def expected_logits(self, tokens: Sequence[int]) -> FloatArray:
         """Logits after these tokens, without a cache."""
-        return self.logits([self.expected_hidden(tokens)], np.zeros(1, np.int32))[0]
+        return _normal(self.expected_hidden(tokens), self.n_vocab) * 3
 
     def expected_states(self, tokens: Sequence[int]) -> FloatArray:
         """float32 [tokens, n_embd]: the states of these tokens, without a cache."""
-        hidden = [self.expected_hidden(tokens[: i + 1]) for i in range(len(tokens))]
-        return self.to_host(hidden, np.arange(len(tokens)))
+        return np.array([_normal(self.expected_hidden(tokens[: i + 1]), self.n_embd) for i in range(len(tokens))])
 
     def greedy(self, prompt: Sequence[int], n: int) -> list[int]:
         """The n tokens that follow the prompt at temperature 0, without a cache."""
