@@ -19,7 +19,7 @@ from stride import demo, ops
 from stride.engine import Engine, EngineConfig, Output, Request, Token
 from stride.gguf import open_gguf
 from stride.models import Session, load_model
-from stride.ops.api import Backend, Batch, FloatArray, KVType
+from stride.ops.api import Backend, Batch, FloatArray, IntArray, KVType
 from stride.types import SamplingParams
 
 N_TOKENS = 1000
@@ -36,6 +36,7 @@ class Nothing:
 
     def __init__(self, n_vocab: int) -> None:
         self.n_vocab = n_vocab
+        self.n_embd = 0
         self.windows = (None, 512)
         self.pauses: list[tuple[int, float]] = []
         self._logits = np.random.default_rng(0).standard_normal((8, n_vocab)).astype(np.float32) * 3
@@ -47,12 +48,16 @@ class Nothing:
     def page_bytes(self, kind: KVType) -> tuple[int, ...]:
         return (1, 1)
 
-    def forward(self, batch: Batch, cache: None) -> FloatArray:
+    def hidden(self, batch: Batch, cache: None) -> None:
         if self._left:
             self.pauses.append((len(batch.outputs), time.perf_counter() - self._left))
-        logits = self._logits[: len(batch.outputs)]
+
+    def logits(self, hidden: None, rows: IntArray) -> FloatArray:
+        return self._logits[: len(rows)]
+
+    def to_host(self, hidden: None, rows: IntArray) -> FloatArray:
         self._left = time.perf_counter()
-        return logits
+        return np.empty((len(rows), 0), np.float32)
 
 
 def median_us(n_sequences: int, n_ctx: int, n_vocab: int, sampling: str) -> float:

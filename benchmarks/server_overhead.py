@@ -22,7 +22,7 @@ import uvicorn
 
 from stride import LLM
 from stride.engine import Engine, EngineConfig, Finished, Output, Request
-from stride.ops.api import Batch, FloatArray, KVType
+from stride.ops.api import Batch, FloatArray, IntArray, KVType
 from stride.server import Models, Settings, create_app
 from stride.server.process import listen
 from stride.types import SamplingParams
@@ -36,6 +36,7 @@ class Sleeper:
 
     def __init__(self, n_vocab: int, token_id: int) -> None:
         self.n_vocab = n_vocab
+        self.n_embd = 0
         self.windows = (None,)
         self._logits = np.zeros((max(CLIENTS), n_vocab), np.float32)
         self._logits[:, token_id] = 1
@@ -49,9 +50,14 @@ class Sleeper:
     def copy_page(self, cache: None, group: int, source: int, target: int) -> None:
         """Nothing is in a page."""
 
-    def forward(self, batch: Batch, cache: None) -> FloatArray:
+    def hidden(self, batch: Batch, cache: None) -> None:
         time.sleep(STEP_SECONDS)
-        return self._logits[: len(batch.outputs)]
+
+    def logits(self, hidden: None, rows: IntArray) -> FloatArray:
+        return self._logits[: len(rows)]
+
+    def to_host(self, hidden: None, rows: IntArray) -> FloatArray:
+        return np.empty((len(rows), 0), np.float32)
 
 
 def engine_us(engine: Engine, n_sequences: int, n_tokens: int) -> float:

@@ -49,19 +49,15 @@ class Reference:
         """(float32 [n, vocab] logits, float32 [n, embd] states before the final norm) of one sequence."""
         with self._context(len(tokens)) as context:
             llama_cpp_ext.llama_set_embeddings_nextn(context, True, False)
-            batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
-            batch.n_tokens = len(tokens)
-            for index, token in enumerate(tokens):
-                batch.token[index] = token
-                batch.pos[index] = index
-                batch.n_seq_id[index] = 1
-                batch.seq_id[index][0] = 0
-                batch.logits[index] = 1
-            status = llama_cpp.llama_decode(context, batch)
-            llama_cpp.llama_batch_free(batch)
-            if status != 0:
-                raise RuntimeError(f"llama_decode gave {status}")
+            self._decode(context, tokens)
             return self._results(context, len(tokens))
+
+    def embedding(self, tokens: Sequence[int] | np.ndarray, pooling: int) -> np.ndarray:
+        """float32 [embd]: the vector of one sequence, pooled (llama.cpp's number) and not normalised."""
+        with self._context(len(tokens), embeddings=True, pooling_type=pooling) as context:
+            self._decode(context, tokens)
+            vector = llama_cpp.llama_get_embeddings_seq(context, 0)
+            return np.ctypeslib.as_array(vector, (self.n_embd,)).copy()
 
     def draft(self, head: int, tokens: Sequence[int] | np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `logits`, of a draft head: token i is what follows the token that row i of ``states`` belongs to."""
@@ -86,6 +82,20 @@ class Reference:
             results = self._results(context, len(tokens))
             llama_cpp.llama_batch_ext_free(batch)
             return results
+
+    def _decode(self, context: Any, tokens: Sequence[int] | np.ndarray) -> None:
+        batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for index, token in enumerate(tokens):
+            batch.token[index] = token
+            batch.pos[index] = index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = 0
+            batch.logits[index] = 1
+        status = llama_cpp.llama_decode(context, batch)
+        llama_cpp.llama_batch_free(batch)
+        if status != 0:
+            raise RuntimeError(f"llama_decode gave {status}")
 
     @contextmanager
     def _context(self, n_tokens: int, **settings: int) -> Iterator[Any]:

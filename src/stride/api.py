@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
 
+import numpy as np
+
 from stride import __version__, memory, ops
 from stride.chat.constraints import FIELDS, NO_CONSTRAINTS, Constraints, TextFormat, read_constraints
 from stride.chat.masks import AnswerMasks
@@ -24,8 +26,10 @@ from stride.chat.reasoning import effort_variables
 from stride.chat.stream import StreamParser
 from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
 from stride.chat.tokenizer import Tokenizer
+from stride.embeddings import EUCLIDEAN, Embeddings, check_pooling, normalized
 from stride.engine import Engine, EngineConfig
 from stride.errors import (
+    ContextOverflowError,
     GenerationError,
     InsufficientMemoryError,
     ModelFileError,
@@ -36,9 +40,9 @@ from stride.gguf import GGUFFile, Metadata, census, fingerprint, open_gguf
 from stride.memory import Plan, Wishes
 from stride.models import Decoder, Session, load_model, logits, read_config
 from stride.models.load import Progress
-from stride.ops.api import Backend, FloatArray, KVType
+from stride.ops.api import Backend, FloatArray, IntArray, KVType
 from stride.stream import Stream
-from stride.types import Completion, LogitsMask, Message, SamplingParams, Tool, sampling_params
+from stride.types import Completion, LogitsMask, Message, Pooling, Prompt, SamplingParams, Tool, sampling_params
 
 MAX_TOOLS = 512
 """Tools of one request: their grammar takes a quarter of a second to compile then."""
@@ -63,6 +67,8 @@ class LLM:
         cache_ram: MiB of memory for the keys and values of earlier prompts and answers, so that what begins like them
             starts sooner; 0 is none, -1 all that is left, None at most 8192 and half of what is left.
         cache_dir: a folder in which they outlive this object.
+        pooling: what vectors of texts are made of: the mean of their tokens' hidden states, the first one's (cls), or
+            the last one's; None is what the file says, or last where it says nothing.
         progress: called with (bytes read, bytes in all) while weights are read.
         planned: called with the plan of memory before weights are read.
 
@@ -88,6 +94,7 @@ class LLM:
         request_seconds: float = math.inf,
         cache_ram: int | None = None,
         cache_dir: str | Path | None = None,
+        pooling: Pooling | None = None,
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
     ) -> None:
@@ -98,12 +105,14 @@ class LLM:
             raise RequestError(f"threads is {threads!r}, but must be a positive integer", field="threads")
         if cache_ram is not None and not (isinstance(cache_ram, int) and cache_ram >= -1):
             raise RequestError(f"cache_ram is {cache_ram!r}, but must be an integer of at least -1", field="cache_ram")
+        chosen = None if pooling is None else check_pooling(pooling)
         self.path = model_path(model)
         self.cache_scope = ""
         self._group: str | None = None
         with ExitStack() as opened:
             self._file = opened.enter_context(open_gguf(self.path))
             self.config = read_config(self._file)
+            self.pooling: Pooling = chosen or self.config.pooling or "last"
             self.tokenizer = _tokenizer(self._file)
             self._asked_n_ctx = n_ctx
             self.template = _template(self._file.metadata, self.tokenizer, chat_template)
@@ -304,6 +313,57 @@ class LLM:
         other._group = uuid.uuid4().hex
         return other
 
+    # --- vectors ---
+
+    def embed(self, texts: Prompt | Sequence[Prompt], *, norm: int = EUCLIDEAN) -> FloatArray:
+        """What texts mean, as vectors: float32 [n_texts, n_embd]; one text, or the token ids of one, may stand alone.
+
+        Args:
+            norm: which norm of each vector is 1: 2, the Euclidean one, or another p-norm; -1: they stay as they are.
+
+        Raises:
+            RequestError: no text, an empty one, or one that does not fit the context.
+        """
+        return normalized(self.embeddings(texts).result().vectors, norm)
+
+    def embeddings(
+        self,
+        texts: Prompt | Sequence[Prompt],
+        field: str = "texts",
+        *,
+        truncate: bool = False,
+    ) -> Embeddings:
+        """`embed` without waiting, and without normalising. Errors call the texts ``field``.
+
+        ``truncate``: of a text that does not fit the context, the beginning is taken.
+        """
+        if not isinstance(texts, Sequence | np.ndarray):
+            raise RequestError(f"{field} must be a text, token ids, or a list of such", field=field)
+        is_one = isinstance(texts, str) or (len(texts) > 0 and not isinstance(texts[0], Sequence | np.ndarray))
+        prompts = [self._embeddable(text, field, truncate) for text in ([texts] if is_one else texts)]
+        if not prompts:
+            raise RequestError(f"{field} is empty", field=field)
+        return Embeddings(self.engine, prompts, self.pooling)
+
+    def _embeddable(self, text: Any, field: str, truncate: bool) -> IntArray:
+        """A text's token ids, with what the model wants before and after it; token ids as they are.
+
+        Raises:
+            RequestError: there are none, there are others than the model's, or there are too many.
+        """
+        ends: list[int] = []
+        if isinstance(text, str) and text:
+            ids = self.tokenize(text)
+            if self.tokenizer.add_eos and self.tokenizer.eos_id is not None and ids[-1:] != [self.tokenizer.eos_id]:
+                ends = [self.tokenizer.eos_id]
+        else:
+            ids = self._known_ids(text, field)
+        if truncate:
+            ids = ids[: self.n_ctx - len(ends)]
+        if len(ids) + len(ends) > self.n_ctx:
+            raise ContextOverflowError(len(ids) + len(ends), self.n_ctx, generates=False)
+        return np.array([*ids, *ends], np.int32)
+
     # --- text and numbers ---
 
     def apply_template(
@@ -344,10 +404,15 @@ class LLM:
         Raises:
             RequestError: no tokens, or one that is not in the vocabulary.
         """
-        ids = _token_ids(token_ids, "token_ids")
-        if not all(0 <= i < self.config.n_vocab for i in ids):
-            raise RequestError(f"token_ids must be token ids from 0 to {self.config.n_vocab - 1}", field="token_ids")
+        ids = self._known_ids(token_ids, "token_ids")
         return self.engine.exclusively(lambda: logits(self._decoder, ids, self.kv_type))
+
+    def _known_ids(self, values: Iterable[Any], name: str) -> list[int]:
+        """As `_token_ids`; ids that the vocabulary does not have are refused too."""
+        ids = _token_ids(values, name)
+        if not all(0 <= i < self.config.n_vocab for i in ids):
+            raise RequestError(f"{name} must be token ids from 0 to {self.config.n_vocab - 1}", field=name)
+        return ids
 
     def session(self, n_ctx: int, backend: Backend | None = None) -> Session:
         """A sequence of its own beside the engine, for measuring; only while nothing is being generated.
@@ -412,6 +477,7 @@ class LLM:
             "architecture": self.config.architecture,
             "quantization": census.grouped(self._file.tensors.values(), lambda tensor: tensor.type.label)[0].label,
             "n_vocab": self.config.n_vocab,
+            "n_embd": self.config.n_embd,
             "n_ctx": self.n_ctx,
             "n_ctx_train": self.config.context_length,
             "n_params": sum(math.prod(tensor.shape) for tensor in self._file.tensors.values()),

@@ -63,11 +63,9 @@ class RequestError(StrideError):
 class ContextOverflowError(RequestError):
     """The prompt does not fit the context window."""
 
-    def __init__(self, n_prompt_tokens: int, n_ctx: int) -> None:
-        super().__init__(
-            f"the prompt has {n_prompt_tokens} tokens and needs room for at least one more, "
-            f"but the context window has {n_ctx}"
-        )
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, *, generates: bool = True) -> None:
+        needs = " and needs room for at least one more" if generates else ""
+        super().__init__(f"the prompt has {n_prompt_tokens} tokens{needs}, but the context window has {n_ctx}")
         self.n_prompt_tokens = n_prompt_tokens
         self.n_ctx = n_ctx
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from stride.chat.stop import StopStrings
 from stride.chat.stream import StreamParser, collect
 from stride.chat.tokenizer import Tokenizer
-from stride.engine import Engine, Failed, Finished, Output, PromptLogprobs, Request, Token
+from stride.engine import Embedding, Engine, Failed, Finished, Output, PromptLogprobs, Request, Token
 from stride.errors import StrideError
 from stride.types import (
     ChosenToken,
@@ -112,7 +112,7 @@ class Stream:
         return ends
 
     def _end(self, output: Output) -> None:
-        if not isinstance(output, Token):  # tokens came through `_take`
+        if not isinstance(output, Token | Embedding):  # tokens came through `_take`; nothing is pooled here
             self._put(output)
 
     def _put(self, output: _Output) -> None:

@@ -21,6 +21,8 @@ SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p
 SAMPLERS_BY_LETTER = dict(zip("edskypmxt", SAMPLERS, strict=True))
 """llama.cpp's short names of the steps."""
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+Pooling: TypeAlias = Literal["mean", "cls", "last"]
+"""What a text's vector is made of: the mean of its tokens' hidden states, the first token's, or the last one's."""
 JsonSchema: TypeAlias = Mapping[str, Any]
 
 

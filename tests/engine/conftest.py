@@ -10,13 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stride.engine import Engine, EngineConfig, Failed, Finished, Output, PromptLogprobs, Request, Token
+from stride.engine import (
+    Embedding,
+    Engine,
+    EngineConfig,
+    Failed,
+    Finished,
+    Output,
+    PromptLogprobs,
+    Request,
+    Token,
+)
 from stride.ops.api import PAGE_TOKENS, Batch, FloatArray, KVType
 from stride.types import SamplingParams
 
 
 class FakeModel:
-    """Logits are a hash of the tokens that each cache group lets the last position see.
+    """A hidden state is a hash of the tokens that each cache group lets a position see, and makes its logits.
 
     The tokens are stored in pages and read back through the page tables, so that a wrong table, a page shared by two
     sequences or a page let go too early changes the output.
@@ -24,6 +34,7 @@ class FakeModel:
 
     def __init__(self, n_vocab: int = 97, windows: tuple[int | None, ...] = (None, 40)) -> None:
         self.n_vocab = n_vocab
+        self.n_embd = 5
         self.windows = windows
         self.batches: list[Batch] = []
         self.before_forward: Callable[[Batch], None] = lambda batch: None
@@ -43,7 +54,7 @@ class FakeModel:
     def copy_page(self, cache: list[np.ndarray], group: int, source: int, target: int) -> None:
         cache[group][target] = cache[group][source]
 
-    def forward(self, batch: Batch, cache: list[np.ndarray]) -> FloatArray:
+    def hidden(self, batch: Batch, cache: list[np.ndarray]) -> list[int]:
         self.batches.append(batch)
         self.before_forward(batch)
         rows = list(zip(batch.row_starts[:-1].tolist(), batch.row_starts[1:].tolist(), strict=True))
@@ -54,10 +65,16 @@ class FakeModel:
                     assert page >= 0
                     pages[page, position % PAGE_TOKENS] = token
         row_of = np.repeat(np.arange(len(rows)), np.diff(batch.row_starts))
-        logits = [self._read(batch, cache, row_of[i], i) for i in batch.outputs]
-        return np.array(logits, np.float32).reshape(len(batch.outputs), self.n_vocab)
+        return [self._read(batch, cache, row_of[i], i) for i in batch.outputs]
 
-    def _read(self, batch: Batch, cache: list[np.ndarray], row: int, index: int) -> FloatArray:
+    def logits(self, hidden: list[int], rows: np.ndarray) -> FloatArray:
+        logits = [_normal(hidden[row], self.n_vocab) * 3 for row in rows]
+        return np.array(logits, np.float32).reshape(len(rows), self.n_vocab)
+
+    def to_host(self, hidden: list[int], rows: np.ndarray) -> FloatArray:
+        return np.array([_normal(hidden[row], self.n_embd) for row in rows], np.float32).reshape(-1, self.n_embd)
+
+    def _read(self, batch: Batch, cache: list[np.ndarray], row: int, index: int) -> int:
         position = int(batch.positions[index])
         seen = []
         for pages, table, window in zip(cache, batch.page_tables, self.windows, strict=True):
@@ -65,19 +82,20 @@ class FakeModel:
             entries = table[row, start // PAGE_TOKENS : position // PAGE_TOKENS + 1]
             assert (entries >= 0).all()
             seen.append(pages[entries].ravel()[start % PAGE_TOKENS :][: position - start + 1])
-        return self._logits(seen)
+        return _digest(seen)
 
-    def _logits(self, seen: list[np.ndarray]) -> FloatArray:
-        digest = 0
-        for tokens in seen:
-            for token in tokens.tolist():
-                digest = (digest * 1_000_003 + token + 7) % 2**61
-        return np.random.default_rng(digest).standard_normal(self.n_vocab).astype(np.float32) * 3
+    def expected_hidden(self, tokens: Sequence[int]) -> int:
+        """The state of the last of these tokens, without a cache."""
+        array = np.array(tokens, np.int64)
+        return _digest([array[0 if window is None else max(0, len(array) - window) :] for window in self.windows])
 
     def expected_logits(self, tokens: Sequence[int]) -> FloatArray:
         """Logits after these tokens, without a cache."""
-        array = np.array(tokens, np.int64)
-        return self._logits([array[0 if window is None else max(0, len(array) - window) :] for window in self.windows])
+        return _normal(self.expected_hidden(tokens), self.n_vocab) * 3
+
+    def expected_states(self, tokens: Sequence[int]) -> FloatArray:
+        """float32 [tokens, n_embd]: the states of these tokens, without a cache."""
+        return np.array([_normal(self.expected_hidden(tokens[: i + 1]), self.n_embd) for i in range(len(tokens))])
 
     def greedy(self, prompt: Sequence[int], n: int) -> list[int]:
         """The n tokens that follow the prompt at temperature 0, without a cache."""
@@ -87,12 +105,25 @@ class FakeModel:
         return tokens[len(prompt) :]
 
 
+def _digest(seen: list[np.ndarray]) -> int:
+    digest = 0
+    for tokens in seen:
+        for token in tokens.tolist():
+            digest = (digest * 1_000_003 + token + 7) % 2**61
+    return digest
+
+
+def _normal(seed: int, n: int) -> FloatArray:
+    return np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+
+
 class Client:
     """A request and all it was told."""
 
     def __init__(self, prompt_ids: Sequence[int], *, params: SamplingParams | None = None, **options: Any) -> None:
         self.outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
         self.tokens: list[int] = []
+        self.vectors: list[FloatArray] = []
         self.prompt: PromptLogprobs | None = None
         self.end: Finished | Failed | None = None
         self.ended = threading.Event()
@@ -106,6 +137,8 @@ class Client:
             self.prompt = output
         elif isinstance(output, Token):
             self.tokens.append(output.token_id)
+        elif isinstance(output, Embedding):
+            self.vectors.append(output.vector)
         else:
             self.end = output
             self.ended.set()

@@ -50,14 +50,14 @@ class Recorder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.logits: list[np.ndarray] = []
+        self.given: list[np.ndarray] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def forward(self, batch: Any, cache: Any) -> np.ndarray:
-        logits: np.ndarray = self._model.forward(batch, cache)
-        self.logits += list(logits)
+    def logits(self, hidden: Any, rows: Any) -> np.ndarray:
+        logits: np.ndarray = self._model.logits(hidden, rows)
+        self.given += list(logits)
         return logits
 
 
@@ -91,7 +91,7 @@ def test_what_was_cached_gives_the_same_bits(new_client: Any, model: Any, kind: 
             engine.submit(client.request)
             client.wait()
         engine.close()
-        return recorder.logits
+        return recorder.given
 
     alone = run(0, 512)
     shared = run(data.draw(st.sampled_from([1, 1 << 20])), data.draw(st.integers(1, 64)))

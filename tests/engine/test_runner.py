@@ -51,6 +51,6 @@ def test_a_batch_keeps_its_tables_when_the_cache_moves_on() -> None:
 def test_logits_of_a_wrong_shape_are_refused(new_model: type) -> None:
     model = new_model()
     cache = PagedCache(model.windows, 3, 100, 64)
-    model.forward = lambda batch, memory: np.zeros((7, 97), np.float32)
+    model.logits = lambda hidden, rows: np.zeros((7, 97), np.float32)
     with pytest.raises(GenerationError, match=r"shape \(7, 97\) instead of \(3, 97\)"):
         Runner(model, cache, "f16").run(rows(cache))

@@ -59,6 +59,17 @@ def test_clamps_may_be_left_out(step35):
     assert all(layer.ffn.limit == 0 for layer in config.layers)
 
 
+@pytest.mark.parametrize(("number", "pooling"), [(None, None), (0, None), (1, "mean"), (2, "cls"), (3, "last")])
+def test_how_texts_are_pooled(step35, number, pooling):
+    assert config_of(step35(metadata={"pooling_type": number})).pooling == pooling
+
+
+@pytest.mark.parametrize("number", [4, 5, 2**31])
+def test_unknown_ways_to_pool_are_refused(step35, number):
+    with pytest.raises(UnsupportedError, match=f"step35.pooling_type is {number}, known are "):
+        config_of(step35(metadata={"pooling_type": number}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -86,7 +86,8 @@ class ScriptedModel:
 
     @property
     def info(self) -> dict[str, Any]:
-        numbers = dict.fromkeys(("n_vocab", "n_ctx", "n_ctx_train", "n_params", "file_bytes", "kv_bytes"), 1)
+        names = ("n_vocab", "n_embd", "n_ctx", "n_ctx_train", "n_params", "file_bytes", "kv_bytes")
+        numbers = dict.fromkeys(names, 1)
         return {
             **numbers,
             "n_ctx": self.n_ctx,

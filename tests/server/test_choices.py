@@ -199,11 +199,3 @@ def test_what_completions_cannot_do_is_501(scripted, fields, name):
     client, _ = scripted()
     response = client.ask("/v1/completions", prompt="x", **fields)
     assert (response.status_code, response.json()["error"]["param"]) == (501, name)
-
-
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings", "/embedding"])
-def test_embeddings_are_501_and_say_why(scripted, path):
-    client, _ = scripted()
-    response = client.post(path, json={"input": "x", "model": "any"})
-    assert response.status_code == 501
-    assert "does not support embeddings" in response.json()["error"]["message"]

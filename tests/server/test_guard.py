@@ -11,6 +11,7 @@ ROUTES = [
     ("GET", "/v1/models"),
     ("GET", "/props"),
     ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/embeddings"),
     ("GET", "/nothing"),
     ("GET", "/docs"),
 ]

@@ -222,8 +222,6 @@ def test_what_generate_does_not_do(client, live, given):
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda client: client.embed(model="any", input="x"),
-        lambda client: client.embeddings(model="any", prompt="x"),
         lambda client: client.pull("x"),
         lambda client: client.push("x"),
         lambda client: client.create("x", from_="y"),

@@ -194,12 +194,6 @@ def test_openai_client_sees_request_ids(client):
     assert client.models.list()._request_id
 
 
-def test_openai_client_hears_that_there_are_no_embeddings(client):
-    with pytest.raises(openai.InternalServerError, match="does not support embeddings") as caught:
-        client.embeddings.create(model="any", input="x")
-    assert caught.value.status_code == 501
-
-
 def test_requests_side_by_side_answer_as_alone(client, expected):
     def ask(i: int) -> str:
         answer = client.chat.completions.create(model="any", messages=HELLO, temperature=0, max_tokens=24)
@@ -358,6 +352,8 @@ def test_health_says_whether_the_model_is_loaded(tmp_path, kill):
         (("--lora", "x.gguf"), "--lora: llama-server knows it, stride does not: adapters"),
         (("-ctk", "q8_0"), "must be of one type"),
         (("--temp", "-1"), "temperature is -1"),
+        (("--pooling", "rank"), "pooling is 'rank', but must be one of mean, cls, last"),
+        (("--embd-normalize", "1"), "--embd-normalize: llama-server knows it, stride does not: requests say"),
         (("--chat-template-kwargs", "[]"), "must be a JSON object"),
         (("--chat-template-file", "/nowhere"), "/nowhere cannot be read"),
     ],

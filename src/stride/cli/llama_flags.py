@@ -89,6 +89,7 @@ NO_EFFECT = _rows(
     - same    --slots
     - same    --no-slots
     - same    --metrics
+    - same    --embedding --embeddings
     - same    --props
     N cache   --cache-reuse
     N same    -sps --slot-prompt-similarity
@@ -142,8 +143,8 @@ REFUSED = _rows(
     N adapter --control-vector-scaled
     N media   -mm --mmproj
     N media   -mmu --mmproj-url
-    - other   --embedding --embeddings
-    - other   --rerank --reranking
+    N norm    --embd-normalize
+    - rerank  --rerank --reranking
     N rope    --rope-scaling
     N rope    --rope-scale
     N rope    --rope-freq-base
@@ -164,7 +165,8 @@ REFUSED = _rows(
         "adapter": _ADAPTER,
         "media": _MEDIA,
         "rope": _ROPE,
-        "other": "embeddings and reranking are not part of this version",
+        "norm": "requests say how a vector is normalised (embd_normalize); others have the Euclidean norm 1",
+        "rerank": "reranking is not part of this version",
         "shift": "a conversation that outgrows the context ends; nothing is dropped behind its back",
         "prefill": "a last message of the assistant's is continued, unless a request has chat_template_kwargs with "
         "add_generation_prompt",

@@ -1,5 +1,5 @@
 """Serve a model over HTTP, as llama-server, OpenAI, Anthropic and Ollama do: /v1/chat/completions, /v1/completions,
-/v1/responses, /v1/messages, /api/chat, /completion, /v1/models, /metrics, /health and more, which /docs lists.
+/v1/responses, /v1/messages, /v1/embeddings, /api/chat, /completion, /v1/models, /metrics and more, which /docs lists.
 
 A llama-server command line works with the program's name replaced: -ngl, -b, -ub, -fa, -cb, --no-warmup, --mlock,
 --no-mmap, --jinja and other flags that would change nothing here are accepted, and each says so.
@@ -73,6 +73,10 @@ def command(
     cache_dir: Annotated[
         Path | None, typer.Option("--cache-dir", metavar="DIR", help="Keep earlier prompts here across restarts.")
     ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option("--pooling", help="Vectors of texts as mean, cls or last. Default: the file's, or last."),
+    ] = None,
     alias: Annotated[str | None, typer.Option("-a", "--alias", help="The model's name for clients.")] = None,
     api_key: Annotated[
         list[str] | None, typer.Option("--api-key", metavar="KEY", help="Ask for this key; several with commas.")
@@ -142,6 +146,7 @@ def command(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", "--log-verbose", help="Log each request.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log each request as a line of JSON.")] = False,
 ) -> None:
+    from stride.embeddings import check_pooling
     from stride.errors import RequestError
     from stride.server import Models, Settings
     from stride.server.process import serve
@@ -179,6 +184,8 @@ def command(
         "cache_prompt": cache_prompt,
     }
     sampling_params(sampling)
+    if pooling is not None:
+        check_pooling(pooling)
     settings = Settings(
         host=host,
         api_keys=tuple(key.strip() for text in api_key or () for key in text.split(",") if key.strip()),
@@ -200,6 +207,7 @@ def command(
         "kv_type": cache_type_k,
         "cache_ram": cache_ram,
         "cache_dir": cache_dir,
+        "pooling": pooling,
         "chat_template": _read(chat_template_file) if chat_template_file else None,
         "max_queue": max_queue,
         "queue_seconds": queue_timeout,

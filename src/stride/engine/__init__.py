@@ -2,10 +2,11 @@
 
 from stride.engine.loop import Engine, EngineConfig, EngineMetrics, SlotState
 from stride.engine.measures import Histogram, Measures
-from stride.engine.request import Failed, Finished, Output, PromptLogprobs, Request, Token
+from stride.engine.request import Embedding, Failed, Finished, Output, PromptLogprobs, Request, Token
 from stride.engine.runner import Model
 
 __all__ = [
+    "Embedding",
     "Engine",
     "EngineConfig",
     "EngineMetrics",

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 from stride.engine.kv import PagedCache
 from stride.engine.measures import Measures
+from stride.engine.pooling import Pool
 from stride.engine.prefix import PrefixCache
 from stride.engine.prefix_store import PrefixStore
-from stride.engine.request import Failed, Finished, PromptLogprobs, Request, Token
+from stride.engine.request import Embedding, Failed, Finished, PromptLogprobs, Request, Token
 from stride.engine.runner import Model, Runner
 from stride.engine.sampler import Sampler
 from stride.engine.sampler_logprobs import logprobs_of
@@ -142,8 +143,11 @@ class Engine:
         self._thread.start()
         atexit.register(self.close)  # a daemon thread must not be inside a kernel when the interpreter goes
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, *, takes_over: bool = False) -> None:
         """Queue a request; its ``deliver`` hears of everything that follows.
+
+        ``takes_over``: another request of the same caller has just ended, and this one has its place: a full queue is
+        no reason to refuse it.
 
         Raises:
             RequestError: the request cannot be served as asked (``ContextOverflowError``: the prompt is too long).
@@ -161,7 +165,7 @@ class Engine:
             if self._closing:
                 raise GenerationError("the engine is closed")
             in_flight = len(self._scheduler.waiting) + len(self._scheduler.running)
-            if in_flight >= self.config.n_parallel + self.config.max_queue:
+            if not takes_over and in_flight >= self.config.n_parallel + self.config.max_queue:
                 raise OverloadedError(
                     f"{in_flight} requests are in work or waiting, which is as many as may be", self._place_seconds()
                 )
@@ -253,8 +257,8 @@ class Engine:
                 self._store = None  # it has the model's memory
 
     def _step(self, runner: Runner, rows: list[Row]) -> None:
-        for done, logits in self._run(runner, rows):  # which are let go of before the next step has its own
-            self._postprocess(done, logits)
+        for done, outputs in self._run(runner, rows):  # which are let go of before the next step has its own
+            self._postprocess(done, outputs)
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
@@ -301,19 +305,19 @@ class Engine:
     def _has_work(self) -> bool:
         return bool(self._closing or self._calls or self._scheduler.waiting or self._scheduler.running)
 
-    def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], FloatArray]]:
-        """The rows with their logits. Where they fail together, each runs alone, and fails alone."""
+    def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], list[FloatArray]]]:
+        """The rows with their outputs. Where they fail together, each runs alone, and fails alone."""
         failure: Exception | None = None
         start = perf_counter()
         try:
-            logits = runner.run(rows)
+            outputs = runner.run(rows)
             seconds = perf_counter() - start
             self._scheduler.ran(rows, seconds)
         except Exception as error:
             failure = error
         if failure is None:
             self.measures.step(len(rows), sum(row.end - row.start for row in rows), seconds)
-            yield rows, logits
+            yield rows, outputs
         elif len(rows) == 1:
             self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
         else:
@@ -322,9 +326,8 @@ class Engine:
             for row in rows:
                 yield from self._run(runner, [row])
 
-    def _postprocess(self, rows: list[Row], logits: FloatArray) -> None:
-        first = 0
-        for row in rows:
+    def _postprocess(self, rows: list[Row], outputs: list[FloatArray]) -> None:
+        for row, wanted in zip(rows, outputs, strict=True):
             request = row.request
             if row.start == request.n_cached:
                 self._cached_tokens += request.n_cached
@@ -332,19 +335,22 @@ class Engine:
             request.n_computed = row.end
             self._prompt_tokens += max(0, min(row.end, request.n_prompt) - row.start)
             if not request.cancelled:
-                self._advance(row, logits[first : first + row.n_outputs], tells_prompt=tells_prompt)
-            first += row.n_outputs
+                self._advance(row, wanted, tells_prompt=tells_prompt)
 
-    def _advance(self, row: Row, logits: FloatArray, *, tells_prompt: bool) -> None:
-        """Continue one request with the logits [outputs, n_vocab] it wanted; its errors are its own."""
+    def _advance(self, row: Row, outputs: FloatArray, *, tells_prompt: bool) -> None:
+        """Continue one request with the logits [outputs, n_vocab] or states [outputs, n_embd] it wanted; its errors are
+        its own."""
         request, reason = row.request, None
         try:
-            if tells_prompt:
-                self._tell_prompt(row, logits)
-            if request.n_computed == request.n_tokens:
-                reason = "length" if request.is_full else self._generate(request, logits[-1])
+            if request.pool is not None:
+                reason = self._pool(request, request.pool, outputs)
+            else:
+                if tells_prompt:
+                    self._tell_prompt(row, outputs)
+                if request.n_computed == request.n_tokens:
+                    reason = "length" if request.is_full else self._generate(request, outputs[-1])
         except Exception as error:
-            self._end(request, Failed(_as_stride_error(error, "sampling or a callback")))
+            self._end(request, Failed(_as_stride_error(error, "sampling, pooling or a callback")))
         else:
             if reason is not None:
                 self._end(request, request.finished(reason))
@@ -358,6 +364,14 @@ class Engine:
             request.told.append(logprobs_of(after, token_id, request.params.logprobs))
         if row.end == request.n_prompt:
             request.deliver(PromptLogprobs(tuple(request.told)))
+
+    def _pool(self, request: Request, pool: Pool, states: FloatArray) -> FinishReason | None:
+        """Add hidden states to a prompt's vector, and deliver it once it is whole."""
+        pool.add(states)
+        if request.n_computed < request.n_prompt:
+            return None
+        request.deliver(Embedding(pool.vector()))
+        return "stop"
 
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""

@@ -30,7 +30,8 @@ class Histogram:
 class Measures:
     """Written by the engine's thread alone. Others may read it at any time; what they see may be part of a step.
 
-    A request's time in the queue and to its first token are seen with that token, its rates at its end.
+    A request's time in the queue and to its first token are seen with that token, its rates at its end, and there its
+    time in the queue, too, if it had no token.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,8 @@ class Measures:
             self.ends["failed"] += 1
             return
         self.ends[output.reason] += 1
+        if request.n_tokens == request.n_prompt:
+            self.queue_seconds.observe(request.admitted_at - request.queued_at)
         timings = output.timings
         self.prompt_seconds += timings.prompt_ms / 1e3
         self.generation_seconds += timings.predicted_ms / 1e3

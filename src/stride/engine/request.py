@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from stride.engine.pooling import Pool
 from stride.engine.sampler_dry import Breakers
 from stride.engine.sampler_logprobs import Logprobs
 from stride.errors import ContextOverflowError, RequestError, StrideError
-from stride.ops.api import IntArray
-from stride.types import FinishReason, LogitsMask, SamplingParams, Timings, Usage
+from stride.ops.api import FloatArray, IntArray
+from stride.types import FinishReason, LogitsMask, Pooling, SamplingParams, Timings, Usage
 
 if TYPE_CHECKING:
     from stride.engine.prefix import Path
@@ -35,6 +36,13 @@ class Token:
     logprobs: Logprobs | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """What the prompt's hidden states were pooled to: float32 [n_embd]."""
+
+    vector: FloatArray
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The output is complete. ``usage`` counts the end-of-sequence token as llama-server does."""
@@ -51,7 +59,7 @@ class Failed:
     error: StrideError
 
 
-Output: TypeAlias = PromptLogprobs | Token | Finished | Failed
+Output: TypeAlias = PromptLogprobs | Token | Embedding | Finished | Failed
 
 
 @dataclass(slots=True, eq=False)
@@ -67,9 +75,12 @@ class Request:
     ``mask`` restricts each token, and accepts each that was chosen but an end-of-sequence token. All three are called
     on the engine's thread and must not block; one that raises fails its request, and no other. ``dry_breakers`` are
     what the parameters' ``dry_sequence_breakers`` are in tokens.
+
+    With ``pooling`` the prompt is read for its vector: one ``Embedding`` is delivered, and no token. All positions are
+    computed for it, so ``params`` must say ``max_tokens`` 0 and ``cache_prompt`` False.
     """
 
-    prompt_ids: Sequence[int]
+    prompt_ids: Sequence[int] | IntArray
     params: SamplingParams
     deliver: Callable[[Output], None]
     stop: Callable[[Token], bool] | None = None
@@ -79,6 +90,7 @@ class Request:
     cache_scope: str = ""
     group: str | None = None
     prompt_logprobs: bool = False
+    pooling: Pooling | None = None
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before
     # n_cached were there already. What is computed is shared within ``scope``: cache_scope, group or, None, not at all.
@@ -91,6 +103,7 @@ class Request:
     n_cached: int = field(init=False, default=0)
     told: list[Logprobs] = field(init=False, default_factory=list, repr=False)
     sampler: Sampler = field(init=False, repr=False)
+    pool: Pool | None = field(init=False, default=None, repr=False)
     cancelled: bool = field(init=False, default=False)
     queued_at: float = field(init=False, default=0.0)
     admitted_at: float = field(init=False, default=0.0)
@@ -101,8 +114,8 @@ class Request:
         """Check the prompt and make room for all tokens that this request may come to have.
 
         Raises:
-            ContextOverflowError: no room for a token after the prompt.
-            RequestError: an empty prompt, or a token id that the model does not know.
+            ContextOverflowError: no room for the prompt, or for a token after it.
+            RequestError: an empty prompt, a token id that the model does not know, or parameters that pooling forbids.
         """
         try:
             prompt = np.asarray(self.prompt_ids)
@@ -116,8 +129,12 @@ class Request:
             raise RequestError(f"logit_bias must name token ids from 0 to {n_vocab - 1}", field="logit_bias")
         if self.prompt_logprobs and self.params.logprobs is None:
             raise RequestError("log probabilities of the prompt need those of the tokens", field="logprobs")
-        if len(prompt) >= n_ctx:
-            raise ContextOverflowError(len(prompt), n_ctx)
+        if self.pooling is not None:
+            if self.params.max_tokens != 0 or self.params.cache_prompt or self.prompt_logprobs:
+                raise RequestError("pooling needs max_tokens 0 and cache_prompt False, no logprobs", field="pooling")
+            self.pool = Pool(self.pooling, len(prompt))
+        if len(prompt) + (self.pool is None) > n_ctx:
+            raise ContextOverflowError(len(prompt), n_ctx, generates=self.pool is None)
         max_tokens = n_ctx if self.params.max_tokens is None else self.params.max_tokens
         self.token_ids = np.empty(min(n_ctx, len(prompt) + max_tokens), np.int32)
         self.token_ids[: len(prompt)] = prompt
@@ -136,6 +153,14 @@ class Request:
     def is_full(self) -> bool:
         """No further token may be generated: ``max_tokens`` or the context window is reached."""
         return self.n_tokens == len(self.token_ids)
+
+    def n_outputs(self, start: int, end: int) -> int:
+        """Of how many of the last of tokens start .. end - 1 the logits, or what is pooled, are wanted."""
+        if self.pool is not None:
+            return self.pool.n_wanted(start, end)
+        if self.tells_prompt:
+            return end - start
+        return int(end == self.n_tokens and not self.is_full)
 
     def append(self, token_id: int) -> None:
         """Add a generated token."""

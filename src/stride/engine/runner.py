@@ -1,4 +1,4 @@
-"""A step's rows become one explicit batch, and the batch becomes logits."""
+"""A step's rows become one explicit batch, and the batch becomes what each row asks for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from stride.errors import GenerationError
 from stride.ops.api import Batch, ByteArray, FloatArray, IntArray, KVType
 
 Cache: TypeAlias = Any
-"""A model's keys and values, in whatever form it keeps them; only handed back to ``Model.forward``."""
+"""A model's keys and values, in whatever form it keeps them; only handed back to ``Model.hidden``."""
+Hidden: TypeAlias = Any
+"""Tokens' states after the last layer and its norm, in whatever form a model has them; only handed back to it."""
 
 
 class Model(Protocol):
@@ -21,6 +23,9 @@ class Model(Protocol):
 
     @property
     def n_vocab(self) -> int: ...
+
+    @property
+    def n_embd(self) -> int: ...
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -41,8 +46,14 @@ class Model(Protocol):
     def copy_page(self, cache: Cache, group: int, source: int, target: int) -> None:
         """Make one page of a group hold what another does."""
 
-    def forward(self, batch: Batch, cache: Cache) -> FloatArray:
-        """Logits, float32 [len(batch.outputs), n_vocab], after writing the batch's keys and values into the cache."""
+    def hidden(self, batch: Batch, cache: Cache) -> Hidden:
+        """The states of ``batch.outputs``, after writing the batch's keys and values into the cache."""
+
+    def logits(self, hidden: Hidden, rows: IntArray) -> FloatArray:
+        """float32 [len(rows), n_vocab]: the logits of some rows of the states."""
+
+    def to_host(self, hidden: Hidden, rows: IntArray) -> FloatArray:
+        """float32 [len(rows), n_embd]: some rows of the states as they are."""
 
 
 def make_batch(rows: Sequence[Row], cache: PagedCache) -> Batch:
@@ -72,8 +83,9 @@ class Runner:
         self._memory = model.new_cache(cache.n_pages, kv_type)
         self.page_bytes = model.page_bytes(kv_type)
 
-    def run(self, rows: Sequence[Row]) -> FloatArray:
-        """Logits of the rows' outputs, float32 [outputs, n_vocab], in order of the rows.
+    def run(self, rows: Sequence[Row]) -> list[FloatArray]:
+        """For each row its outputs: float32 [n_outputs, n_vocab] logits, or, where its request is to be pooled,
+        [n_outputs, n_embd] hidden states.
 
         Running a row again is harmless: it writes the same values into the same pages.
         """
@@ -82,11 +94,20 @@ class Runner:
             self._model.copy_page(self._memory, *copies[0])
             del copies[0]
         batch = make_batch(rows, self._cache)
-        logits = self._model.forward(batch, self._memory)
-        expected = (len(batch.outputs), self._model.n_vocab)
-        if logits.shape != expected:
-            raise GenerationError(f"the model gave logits of shape {logits.shape} instead of {expected}")
-        return logits
+        hidden = self._model.hidden(batch, self._memory)
+        wants_states = [row.request.pool is not None for row in rows]
+        is_states = np.repeat(wants_states, [row.n_outputs for row in rows])
+        of_logits, of_states = (np.flatnonzero(which).astype(np.int32) for which in (~is_states, is_states))
+        logits = self._model.logits(hidden, of_logits)
+        _check_shape("logits", logits, len(of_logits), self._model.n_vocab)
+        states = self._model.to_host(hidden, of_states)
+        _check_shape("states", states, len(of_states), self._model.n_embd)
+        outputs, first = [], {False: 0, True: 0}
+        for row, is_state in zip(rows, wants_states, strict=True):
+            end = first[is_state] + row.n_outputs
+            outputs.append((states if is_state else logits)[first[is_state] : end])
+            first[is_state] = end
+        return outputs
 
     def read_page(self, group: int, page: int) -> ByteArray:
         """What a page of a group holds."""
@@ -95,3 +116,8 @@ class Runner:
     def write_page(self, group: int, page: int, data: ByteArray) -> None:
         """Make a page of a group hold what `read_page` gave."""
         self._model.write_page(self._memory, group, page, data)
+
+
+def _check_shape(name: str, array: FloatArray, *expected: int) -> None:
+    if array.shape != expected:
+        raise GenerationError(f"the model gave {name} of shape {array.shape} instead of {expected}")

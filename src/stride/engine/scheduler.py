@@ -17,7 +17,7 @@ from stride.engine.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Compute a request's tokens start .. end - 1; logits are wanted for the last ``n_outputs`` of them."""
+    """Compute a request's tokens start .. end - 1; outputs are wanted of the last ``n_outputs`` of them."""
 
     request: Request
     start: int
@@ -122,9 +122,7 @@ class Scheduler:
             if start == request.n_prompt:
                 self._prefixes.offer(request.path, request.slot, request.token_ids, start)
         self._cache.extend(request.slot, start, end)
-        if request.tells_prompt:
-            return Row(request, start, end, n_outputs=end - start)
-        return Row(request, start, end, n_outputs=int(end == request.n_tokens and not request.is_full))
+        return Row(request, start, end, n_outputs=request.n_outputs(start, end))
 
     def _may_start(self, n_tokens: int) -> bool:
         """Whether there is memory for what runs and a new sequence of so many tokens; 0: for what runs."""

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from stride.errors import ModelFileError, UnsupportedError
 from stride.gguf import GGUFFile
+from stride.types import Pooling
 
 ARCHITECTURES = ("step35", "llama", "qwen2")
 """Values of ``general.architecture`` that run; each is a module of this package with ``read(file)``."""
@@ -90,7 +91,10 @@ class LayerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A whole model. ``draft_layers`` are the multi-token-prediction blocks that follow the trunk in the file."""
+    """A whole model. ``draft_layers`` are the multi-token-prediction blocks that follow the trunk in the file.
+
+    ``pooling`` is how the model was trained to embed texts, where it was.
+    """
 
     architecture: str
     name: str
@@ -100,6 +104,7 @@ class ModelConfig:
     norm_epsilon: float
     layers: tuple[LayerConfig, ...]
     draft_layers: tuple[LayerConfig, ...] = ()
+    pooling: Pooling | None = None
 
     @property
     def windows(self) -> tuple[int | None, ...]:

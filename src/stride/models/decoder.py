@@ -108,6 +108,7 @@ class Decoder:
         self.draft_heads = draft_heads
         self.windows = config.windows
         self.n_vocab = config.n_vocab
+        self.n_embd = config.n_embd
 
     def on(self, ops: Backend) -> Decoder:
         """The same model, its operations done by a stand-in for the backend that holds its weights."""
@@ -153,14 +154,28 @@ class Decoder:
 
     def forward(self, batch: Batch, cache: Cache) -> FloatArray:
         """Run a batch: float32 [outputs, vocabulary], the logits of ``batch.outputs``."""
+        return self.logits(self.hidden(batch, cache), np.arange(len(batch.outputs), dtype=np.int32))
+
+    def hidden(self, batch: Batch, cache: Cache) -> Array:
+        """Run a batch: [outputs, d], what ``batch.outputs`` have become after the output norm."""
         ops, (*first, last) = self.ops, self.blocks
         x, delta = self._run(first, batch, cache)
         attended = self._attend(x, delta, last, cache.pools[len(first)], batch)
-        if len(batch.outputs) == 0:
-            return np.empty((0, self.n_vocab), np.float32)
         # Of the other tokens, the last block's keys and values are all that is wanted.
         x, attended = ops.rows(x, batch.outputs), ops.rows(attended, batch.outputs)
-        return self._head(x, self._feed_forward(x, attended, last), self.output_norm, self.output, None)
+        if len(batch.outputs) == 0:
+            return x
+        return ops.norm(x, self.output_norm, self.config.norm_epsilon, self._feed_forward(x, attended, last))
+
+    def logits(self, hidden: Array, rows: IntArray) -> FloatArray:
+        """float32 [rows, vocabulary]: the logits of some rows of what `hidden` gave."""
+        if len(rows) == 0:
+            return np.empty((0, self.n_vocab), np.float32)
+        return self.ops.to_host(self.ops.linear(self.ops.rows(hidden, rows), (self.output,))[0])
+
+    def to_host(self, hidden: Array, rows: IntArray) -> FloatArray:
+        """float32 [rows, d]: some rows of what `hidden` gave, as they are."""
+        return self.ops.to_host(self.ops.rows(hidden, rows))
 
     def forward_with_hidden(self, batch: Batch, cache: Cache) -> tuple[Array, FloatArray]:
         """As `forward`, and [n, d], the residual stream before the final norm, which draft heads start from."""
@@ -192,11 +207,10 @@ class Decoder:
         delta = self._block(x, None, head.block, cache.pools[len(self.blocks) + index], batch)
         return x, self._head(x, delta, head.shared_head_norm, head.shared_head_head, batch.outputs)
 
-    def _head(self, x: Array, delta: Array, norm: Array, output: Weight, outputs: IntArray | None) -> FloatArray:
-        """Add ``delta`` to x, in place; give logits of the tokens ``outputs``, or of all."""
+    def _head(self, x: Array, delta: Array, norm: Array, output: Weight, outputs: IntArray) -> FloatArray:
+        """Add ``delta`` to x, in place; give logits of the tokens ``outputs``."""
         normed = self.ops.norm(x, norm, self.config.norm_epsilon, delta)
-        wanted = normed if outputs is None else self.ops.rows(normed, outputs)
-        return self.ops.to_host(self.ops.linear(wanted, (output,))[0])
+        return self.ops.to_host(self.ops.linear(self.ops.rows(normed, outputs), (output,))[0])
 
     def _block(self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch) -> Array:
         """Add ``delta`` (what the block before contributes) to x, in place; give what this block contributes."""

@@ -7,7 +7,7 @@ from typing import Literal
 from stride.errors import UnsupportedError
 from stride.gguf import GGUFFile
 from stride.models.config import DenseConfig, LayerConfig, ModelConfig, RopeConfig
-from stride.models.metadata import model_name, rope_scaling, vocabulary_size
+from stride.models.metadata import model_name, pooling, rope_scaling, vocabulary_size
 
 
 def read(file: GGUFFile) -> ModelConfig:
@@ -57,4 +57,5 @@ def read_uniform(file: GGUFFile, prefix: str, pairs: Literal["halves", "adjacent
         context_length=context_length,
         norm_epsilon=meta.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
         layers=layers,
+        pooling=pooling(file, prefix),
     )

@@ -5,6 +5,10 @@ from __future__ import annotations
 from stride.errors import ModelFileError, UnsupportedError
 from stride.gguf import GGUFFile
 from stride.models.config import LinearScaling, RopeScaling, YarnScaling
+from stride.types import Pooling
+
+POOLINGS: dict[int, Pooling | None] = {0: None, 1: "mean", 2: "cls", 3: "last"}
+"""llama.cpp's numbers of ``PREFIX.pooling_type``; what is missing is 0."""
 
 
 def model_name(file: GGUFFile) -> str:
@@ -32,6 +36,18 @@ def vocabulary_size(file: GGUFFile) -> int:
                 offset=embedding.offset,
             )
     return n_rows
+
+
+def pooling(file: GGUFFile, prefix: str) -> Pooling | None:
+    """How the model was trained to embed texts, if it was.
+
+    Raises:
+        UnsupportedError: a way that Stride does not know, such as 4, a reranker's.
+    """
+    number = file.metadata.integer(f"{prefix}.pooling_type", default=0)
+    if number not in POOLINGS:
+        raise UnsupportedError(f"{file.paths[0]}: {prefix}.pooling_type is {number}, known are {sorted(POOLINGS)}")
+    return POOLINGS[number]
 
 
 def rope_scaling(file: GGUFFile, prefix: str, context_length: int) -> RopeScaling | None:

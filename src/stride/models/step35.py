@@ -10,7 +10,7 @@ from typing import Literal
 from stride.errors import ModelFileError, UnsupportedError
 from stride.gguf import GGUFFile
 from stride.models.config import DenseConfig, LayerConfig, ModelConfig, MoeConfig, RopeConfig
-from stride.models.metadata import model_name, rope_scaling, vocabulary_size
+from stride.models.metadata import model_name, pooling, rope_scaling, vocabulary_size
 
 GATING: dict[int, Literal["softmax", "sigmoid"]] = {1: "softmax", 2: "sigmoid"}
 """GGUF's numbers for ``expert_gating_func``."""
@@ -83,6 +83,7 @@ def read(file: GGUFFile) -> ModelConfig:
         norm_epsilon=meta.number(prefix + "attention.layer_norm_rms_epsilon"),
         layers=tuple(layer(i) for i in range(n_trunk)),
         draft_layers=tuple(layer(i) for i in range(n_trunk, n_blocks)) if has_draft else (),
+        pooling=pooling(file, "step35"),
     )
 
 

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from stride import __version__
 from stride.errors import StrideError
-from stride.server import anthropic, docs, errors, native, ollama, openai, page, responses
+from stride.server import anthropic, docs, embeddings, errors, native, ollama, openai, page, responses
 from stride.server.guard import Guard, Keys, is_loopback
 from stride.server.limits import Limits
 from stride.server.models import Models
@@ -17,12 +17,12 @@ from stride.server.service import Holding, Service, Settings
 
 DIALECTS = (openai, responses, native)
 """Modules with a ``router(service)``; their routes answer under ``/v1`` and without it."""
-FIXED_DIALECTS = (anthropic, ollama)
-"""Those whose routes have their prefix."""
+FIXED_DIALECTS = (anthropic, ollama, embeddings)
+"""Those whose routes answer where they say, and nowhere else."""
 
 DESCRIPTION = (
-    "Routes answer under /v1 and without it. A field that is not known is ignored; a known one with a bad value is an "
-    "error that names it."
+    "Routes answer under /v1 and without it, but for /embeddings, which is llama-server's without. A field that is not "
+    "known is ignored; a known one with a bad value is an error that names it."
 )
 
 

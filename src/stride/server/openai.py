@@ -1,4 +1,4 @@
-"""OpenAI's routes: models, chat completions, completions."""
+"""OpenAI's routes: models, chat completions, completions. `stride.server.embeddings` has that of vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from stride.api import LLM
-from stride.errors import UnsupportedError
 from stride.server.body import read_json
 from stride.server.choices import continue_text, start_all
 from stride.server.errors import NoModelError
@@ -87,15 +86,6 @@ def router(service: Service) -> APIRouter:
         ]
         return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
 
-    @routes.post("/embeddings", response_model=None)
-    @routes.post("/embedding", response_model=None)
-    async def embeddings() -> Response:
-        """Not here: the models that Stride runs are made to generate (501)."""
-        raise UnsupportedError(
-            "this server does not support embeddings: its model was trained to generate, and the average of its "
-            "hidden states tells little about what texts have in common; use a model that was trained for it"
-        )
-
     return routes
 
 
@@ -127,6 +117,7 @@ def _meta(llm: LLM) -> dict[str, Any]:
         "n_vocab": info["n_vocab"],
         "n_ctx": info["n_ctx"],
         "n_ctx_train": info["n_ctx_train"],
+        "n_embd": info["n_embd"],
         "n_params": info["n_params"],
         "size": info["file_bytes"],
     }

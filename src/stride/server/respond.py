@@ -92,7 +92,7 @@ async def respond_all(
     An error before the first token is an HTTP error, unless it comes after a silence that had to be broken.
     """
     feed = Feed(streams)
-    watch = asyncio.create_task(_cancel_when_gone(http, feed))
+    watch = asyncio.create_task(cancel_when_gone(http, feed))
 
     def close() -> None:
         feed.cancel()
@@ -160,8 +160,13 @@ async def _gather(feed: Feed, n: int) -> list[Completion]:
     return [completion(each) for each in events]
 
 
-async def _cancel_when_gone(http: Request, feed: Feed) -> None:
+class Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
+async def cancel_when_gone(http: Request, work: Cancellable) -> None:
+    """Cancel what is done for a client once that has gone. The request's body must have been read."""
     with contextlib.suppress(asyncio.CancelledError):
         while (await http.receive())["type"] != "http.disconnect":
             pass
-        feed.cancel()
+        work.cancel()

@@ -17,6 +17,8 @@ from stride.types import SamplingParams, sampling_params
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 MAX_CHOICES = 64
 """Answers that one request may ask for: ``n`` for each of its prompts."""
+MAX_TEXTS = 2048
+"""Texts that one request may want vectors of."""
 MAX_TOP_LOGPROBS = 20
 MAX_N_PROBS = 256
 
@@ -44,8 +46,8 @@ def _token_biases(value: object) -> object:
     return value
 
 
-_STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
-_PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]])
+STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
+PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]])
 _TOKEN_BIASES = BeforeValidator(_token_biases, json_schema_input_type=dict[str, float] | list[list[int | float | bool]])
 
 
@@ -72,7 +74,7 @@ class Streamable(Schema):
 class SamplingFields(Schema):
     """How to sample, in the names that OpenAI, llama-server and Ollama share."""
 
-    stop: Annotated[list[str], _STRINGS, Field(max_length=256)] | None = None
+    stop: Annotated[list[str], STRINGS, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
     temperature: float | None = None
     top_k: Int32 | None = None
@@ -219,7 +221,7 @@ class CompletionRequest(Request):
 
     NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {**Request.NOT_YET, "suffix": ("",), "best_of": (1,)}
 
-    prompt: Annotated[list[str | list[int]], _PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -248,7 +250,7 @@ def _check_choices(n_prompts: int, n: int) -> None:
 class NativeRequest(Request):
     """Body of ``/completion``, llama-server's own."""
 
-    prompt: Annotated[list[str | list[int]], _PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     return_tokens: bool | None = None
     response_fields: list[str] | None = None
 

@@ -178,6 +178,39 @@ class ResponsesResponse(Answer):
     usage: dict[str, Any] | None
 
 
+class Vector(Answer):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class VectorUsage(Answer):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Vectors(Answer):
+    object: Literal["list"]
+    data: list[Vector]
+    model: str
+    usage: VectorUsage
+
+
+class NativeVector(Answer):
+    index: int
+    embedding: list[list[float]]
+
+
+class OllamaVectors(Answer):
+    model: str
+    embeddings: list[list[float]]
+    prompt_eval_count: int = 0
+
+
+class OllamaVector(Answer):
+    embedding: list[float]
+
+
 class OllamaAnswered(Answer):
     model: str
     created_at: str

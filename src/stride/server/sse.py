@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,16 @@ from stride.server import errors
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def with_list(head: dict[str, Any], name: str, items: Iterable[object]) -> str:
+    """JSON of ``{**head, name: [*items]}``, an item at a time: encoding all at once would hold up other threads."""
+    return f'{to_json(head)[:-1]},"{name}":{list_of(items)}}}'
+
+
+def list_of(items: Iterable[object]) -> str:
+    """JSON of a list, an item at a time."""
+    return f"[{','.join(map(to_json, items))}]"
 
 
 def frame(value: dict[str, Any]) -> bytes:

@@ -1,30 +1,39 @@
-"""Ollama's own routes: chat, generate, and what is known of the models. They pull and make none."""
+"""Ollama's own routes: chat, generate, embed, and what is known of the models. They pull and make none."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from stride.api import LLM
+from stride.embeddings import EUCLIDEAN, normalized
 from stride.errors import UnsupportedError
+from stride.server import sse
 from stride.server.body import read_json
+from stride.server.embeddings import check_dimensions, embed
 from stride.server.ollama.answer import NDJSON, OllamaAnswer
 from stride.server.ollama.cards import card, description
-from stride.server.ollama.request import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
+from stride.server.ollama.request import (
+    OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaGenerateRequest,
+    OllamaShowRequest,
+)
 from stride.server.respond import respond
 from stride.server.schema import openapi_body, read
-from stride.server.schema_answers import OllamaChatAnswer, OllamaGenerateAnswer, answers
+from stride.server.schema_answers import OllamaChatAnswer, OllamaGenerateAnswer, OllamaVector, OllamaVectors, answers
 from stride.server.service import Service
 
 API_VERSION = "0.12.11"
 """The release of Ollama whose interface this is; clients refuse servers that are too old."""
 ABSENT = {
-    "embed": "this model generates text, it has no embeddings",
-    "embeddings": "this model generates text, it has no embeddings",
     "pull": "models come with 'stride pull', and are served from the next start on",
     "push": "models are files; Stride uploads none",
     "create": "models are GGUF files; Stride makes none",
@@ -86,6 +95,43 @@ def router(service: Service) -> APIRouter:
                 model.chat_stream, asked.conversation, (), params, settings.template_kwargs, asked.constraints
             )
         return await respond(http, stream, answer, asked, settings.ping_seconds)
+
+    @routes.post(
+        "/embed", response_model=None, responses=answers(OllamaVectors), openapi_extra=openapi_body(OllamaEmbedRequest)
+    )
+    async def vectors(http: Request) -> Response:
+        """Vectors of texts. Without a text it loads the model."""
+        started = time.perf_counter_ns()
+        asked = read(OllamaEmbedRequest, await read_json(http, settings.max_body_bytes))
+        model = await llm(http, asked.model)
+        check_dimensions(asked.dimensions, model)
+        head: dict[str, Any] = {"model": service.name(model)}
+        if asked.input in (None, [], [""]):
+            return JSONResponse({**head, "embeddings": []})
+        done = await embed(http, model, asked.input or [], "input", truncate=asked.truncate is not False)
+        head |= {"load_duration": 0, "prompt_eval_count": done.usage.prompt_tokens}
+
+        def render() -> str:
+            found = normalized(done.vectors, EUCLIDEAN)
+            spent = {"total_duration": time.perf_counter_ns() - started}
+            return sse.with_list({**head, **spent}, "embeddings", map(np.ndarray.tolist, found))
+
+        return Response(await asyncio.to_thread(render), media_type="application/json")
+
+    @routes.post(
+        "/embeddings",
+        response_model=None,
+        responses=answers(OllamaVector),
+        openapi_extra=openapi_body(OllamaEmbeddingsRequest),
+    )
+    async def vector(http: Request) -> Response:
+        """The vector of one text, not normalised, as before ``/api/embed``. Without a text it loads the model."""
+        asked = read(OllamaEmbeddingsRequest, await read_json(http, settings.max_body_bytes))
+        model = await llm(http, asked.model)
+        if not asked.prompt:
+            return JSONResponse({"embedding": []})
+        done = await embed(http, model, [asked.prompt], "prompt")
+        return JSONResponse({"embedding": done.vectors[0].tolist()})
 
     @routes.get("/tags")
     async def tags() -> dict[str, Any]:

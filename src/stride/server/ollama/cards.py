@@ -48,6 +48,7 @@ def description(llm: LLM, sampling: dict[str, Any]) -> dict[str, Any]:
             "general.basename": llm.name,
             "general.parameter_count": info["n_params"],
             f"{architecture}.context_length": info["n_ctx_train"],
+            f"{architecture}.embedding_length": info["n_embd"],
             f"{architecture}.vocab_size": info["n_vocab"],
         },
         "capabilities": ["completion", *(["tools"] if calls else []), *(["thinking"] if thinks else [])],

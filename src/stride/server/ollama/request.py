@@ -8,7 +8,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import MAX_N_PROBS, Int32, SamplingFields, Schema, Streamable
+from stride.server.schema import MAX_N_PROBS, MAX_TEXTS, STRINGS, Int32, SamplingFields, Schema, Streamable
 from stride.types import SamplingParams, sampling_params
 
 
@@ -153,6 +153,26 @@ class OllamaGenerateRequest(OllamaRequest):
     def conversation(self) -> list[dict[str, Any]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": self.prompt}]
+
+
+class OllamaEmbedRequest(Schema):
+    """Body of ``/api/embed``. Of a text that is too long the beginning is taken, unless ``truncate`` is false."""
+
+    model: str | None = None
+    input: Annotated[list[str], STRINGS, Field(max_length=MAX_TEXTS)] | None = None
+    truncate: bool | None = None
+    dimensions: Int32 | None = None
+    options: OllamaOptions | None = None
+    keep_alive: float | str | None = None
+
+
+class OllamaEmbeddingsRequest(Schema):
+    """Body of ``/api/embeddings``, which `OllamaEmbedRequest` replaces."""
+
+    model: str | None = None
+    prompt: str | None = None
+    options: OllamaOptions | None = None
+    keep_alive: float | str | None = None
 
 
 class OllamaShowRequest(Schema):
