@@ -264,7 +264,7 @@ class LLM:
         mask: LogitsMask | None = None
         grammar = answer_grammar(self.tool_format, tools, constraints, in_reasoning)
         if grammar is not None:
-            if constraints.text is not None and tools:  # an error of the format alone is not the tools'
+            if constraints.text is not None:  # alone: an error of it is not the tools', and no thought comes first
                 self._text_grammars.mask(text_grammar(constraints.text), constraints.text.field)
             field = constraints.text.field if constraints.text is not None and not tools else "tools"
             try:
@@ -280,15 +280,23 @@ class LLM:
         return ThoughtBudget(mask, budget, self.tokenizer, self.tool_format, tools, in_reasoning)
 
     def _blame_tool(self, tools: Sequence[Tool]) -> None:
-        """Find the tool that cannot be enforced.
+        """Find the tool that cannot be enforced, by halves: each is as many tools to compile.
 
         Raises:
             RequestError: names it.
         """
-        for tool in tools:
-            grammar = answer_grammar(self.tool_format, [tool], Constraints("required"), in_reasoning=False)
+        while tools:
+            half = tools[: (len(tools) + 1) // 2]
+            grammar = answer_grammar(self.tool_format, half, Constraints("required"), in_reasoning=False)
             assert grammar is not None
-            self.grammars.mask(grammar, "tools", repr(tool.name))
+            try:
+                self.grammars.mask(grammar, "tools", repr(half[0].name))
+            except RequestError:
+                if len(tools) == 1:
+                    raise
+                tools = half
+            else:
+                tools = tools[len(half) :]
 
     def scoped(self, cache_scope: str) -> Self:
         """The same model for one user: requests share prompts, and what their times tell, only within a scope."""
