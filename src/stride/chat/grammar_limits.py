@@ -12,17 +12,20 @@ from typing import Any
 
 MAX_EXPRESSION = 10_000
 """Characters of a regular expression: time to compile can grow with their square, up to a quarter of a second."""
+MAX_GRAMMAR = 100_000
+"""Characters of a grammar: half a second."""
 MAX_PARTS = 1000
-"""Rules, groups and repetitions of a grammar, each a level where they stand within one another. Of 8 MiB of stack,
-which threads have, chains of 2000 can need more."""
-MAX_LEVELS = 1000
-"""Levels of a schema and of all that it refers to, added up: a chain of references is followed one within another."""
+"""Rules, groups, sets and repetitions of a grammar, each a level where they stand within one another. Chains of 2000
+can need more than 8 MiB of stack, which threads have."""
+MAX_LEVELS = 500
+"""Schemas within one another, with all that is referred to added up, as a chain of references is followed one within
+another. Of 1200 the stack can be too small."""
 MAX_OPTIONAL = 400
 """Properties of an object that may be left out: the parser has room for some 500."""
 MAX_REPETITION = 65_535
 _COUNT = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _REPEATED_ANCHOR = re.compile(r"(?<![\\\[])[\^$][*+?{]")
-_PART = re.compile(r"[\n({?*+]|\$ref|\\u")  # the last one: a JSON schema inside can spell a reference with it
+_PART = re.compile(r"[\n(\[{?*+]|\$ref|\\u")  # the last one: a JSON schema inside can spell a reference with it
 
 
 def check_expression(expression: str) -> None:
@@ -44,10 +47,12 @@ def check_grammar(text: str) -> None:
     Raises:
         ValueError: says why.
     """
+    if len(text) > MAX_GRAMMAR:
+        raise ValueError(f"it has {len(text)} characters, but may have {MAX_GRAMMAR}")
     _check_repetitions(text)
     parts = sum(1 for _ in _PART.finditer(text))
     if parts > MAX_PARTS:
-        raise ValueError(f"it has {parts} rules, groups and repetitions, but may have {MAX_PARTS}")
+        raise ValueError(f"it has {parts} rules, groups, sets and repetitions, but may have {MAX_PARTS}")
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
@@ -68,7 +73,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     whole = _levels(schema, references)
     levels = whole + sum(_levels(definitions[name], set()) if name in definitions else whole for name in references)
     if levels > MAX_LEVELS:
-        raise ValueError(f"it is {levels} levels deep with all that it refers to, but may be {MAX_LEVELS}")
+        raise ValueError(f"it is {levels} schemas deep with all that it refers to, but may be {MAX_LEVELS}")
 
 
 def _check_repetitions(text: str) -> None:
@@ -92,9 +97,9 @@ def _check_cycles(definitions: Mapping[str, Any]) -> None:
 
 
 def _levels(schema: object, references: set[str]) -> int:
-    """Levels of nesting. Adds the references that there are, and checks expressions and objects."""
+    """Schemas within one another. Adds the references that there are, and checks expressions and objects."""
     if isinstance(schema, list | tuple):
-        return 1 + max((_levels(item, references) for item in schema), default=0)
+        return max((_levels(item, references) for item in schema), default=0)
     if not isinstance(schema, Mapping):
         return 0
     if isinstance(reference := schema.get("$ref"), str):
@@ -106,4 +111,5 @@ def _levels(schema: object, references: set[str]) -> int:
         n_optional = len(properties) - (len(required) if isinstance(required, list | tuple) else 0)
         if n_optional > MAX_OPTIONAL:
             raise ValueError(f"{n_optional} properties of an object may be left out, but at most {MAX_OPTIONAL} can be")
-    return 1 + max((_levels(value, references) for value in schema.values()), default=0)
+    deepest = (_levels(value, references) - (name == "properties") for name, value in schema.items())
+    return 1 + max(deepest, default=0)
