@@ -10,7 +10,12 @@ from fastapi.routing import iter_route_contexts
 from stride.errors import StrideError
 from stride.server.guard import Keys, is_loopback
 
-WRONG: tuple[dict[str, str], ...] = ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}, {"X-Api-Key": "né"})
+WRONG: tuple[dict[str, str], ...] = (
+    {},
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": "Basic secret"},
+    {"X-Api-Key": "né"},
+)
 OPEN = {"/", "/health", "/v1/health", "/page/x"}
 
 
