@@ -227,11 +227,14 @@ def live(_live: Live) -> Live:
 
 
 class Served:
-    """A ``stride serve`` process; ``log`` grows while it runs."""
+    """A ``stride serve`` process, or a program that serves; ``log`` grows while it runs."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, program: str | None = None) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stride", "serve", "--port", "0", *arguments],
+            [
+                sys.executable,
+                *(("-m", "stride", "serve", "--port", "0", *arguments) if not program else ("-c", program)),
+            ],
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
             stderr=subprocess.PIPE,
             text=True,
@@ -291,3 +294,17 @@ def serve() -> Iterator[Any]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def served_program() -> Iterator[Callable[[str], Served]]:
+    """Starts programs that serve, for a module's tests."""
+    servers: list[Served] = []
+
+    def start(program: str) -> Served:
+        servers.append(Served(program=program))
+        return servers[-1].start()
+
+    yield start
+    for server in servers:
+        assert server.stop() == 0

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from stride.errors import StrideError
 from stride.server.guard import Keys, is_loopback
 
-ROUTES = [
-    ("GET", "/v1/models"),
-    ("GET", "/props"),
-    ("POST", "/v1/chat/completions"),
-    ("POST", "/v1/embeddings"),
-    ("GET", "/nothing"),
-    ("GET", "/docs"),
-]
+WRONG: tuple[dict[str, str], ...] = (
+    {},
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": "Basic secret"},
+    {"X-Api-Key": "né"},
+)
+OPEN = {"/", "/health", "/v1/health", "/page/x"}
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_every_route_wants_the_key(scripted, method, path):
-    client, _ = scripted(api_keys=("secret", "other"))
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}, {"X-Api-Key": "né"}):
-        response = client.request(method, path, headers={k: v.encode() for k, v in headers.items()})
-        assert response.status_code == 401
-        assert response.json()["error"]["type"] == "authentication_error"
+def test_every_route_wants_the_key(scripted):
+    client, model = scripted(api_keys=("secret", "other"))
+    routes = {
+        (method, re.sub(r"{[^}]*}", "x", route.path))
+        for route in iter_route_contexts(client.app.routes)
+        for method in route.methods or ("GET",)
+    }
+    assert len(routes) > 50
+    for method, path in {*routes, ("GET", "/nothing"), ("OPTIONS", "/v1/models"), ("BREW", "/props")}:
+        for headers in WRONG:
+            response = client.request(method, path, headers={k: v.encode() for k, v in headers.items()})
+            assert (response.status_code != 401) is (path in OPEN), (method, path)
+            assert path in OPEN or method == "HEAD" or response.json()["error"], (method, path)
+        if method != "HEAD":
+            assert client.request(method, path, headers={"X-Api-Key": "secret"}).status_code != 401, (method, path)
+    assert model.asked == []
 
 
 def test_health_wants_no_key(scripted):

@@ -7,12 +7,12 @@ call. So nothing is forbidden there but special tokens, and no token can step ov
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 
 from stride.chat.call_grammar import arguments, call, check_name
 from stride.chat.constraints import Constraints, NamedTool, TextFormat
 from stride.chat.gbnf import lark_of_gbnf
+from stride.chat.grammar_limits import check_grammar
 from stride.chat.lark import ANY, Lark, any_of, escaped, foreign_regex, json_value, literal, regex
 from stride.chat.parsers.format import CallShape, ToolFormat
 from stride.errors import RequestError
@@ -20,12 +20,9 @@ from stride.types import Tool
 
 TEXT_SPACE = r"[ \n\t]{1,40}"
 """White space between the parts of a JSON answer: enough for a line's indentation, not for endless lines."""
-_LARGEST_REPETITION = 65_535
 _LEADING = r"\s*"
 _SPACE = regex(r"[ \n\t\r]{1,8}")
-_COUNT = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _CALLED_BY = r"(\x22type\x22\s*:\s*\x22function\x22\s*,\s*)?\x22(name|function)\x22"
-_REPEATED_ANCHOR = re.compile(r"(?<![\\\[])[\^$][*+?{]")
 
 
 def text_grammar(text: TextFormat) -> str:
@@ -120,19 +117,18 @@ class _Answer:
 
     def formatted(self, text: TextFormat) -> str:
         """The rule of the text that a format asks for."""
-        _check_repetitions(text)
-        match text.kind:
-            case "json_schema":
-                try:
+        try:
+            match text.kind:
+                case "json_schema":
                     body = json_value(json.loads(text.source), TEXT_SPACE)
-                except (ValueError, RecursionError) as error:
-                    raise RequestError(f"{text.field} cannot be enforced: {error}", field=text.field) from None
-            case "regex":
-                body = self.lark.terminal(foreign_regex(text.source))
-            case "lark":
-                self._user_grammar, body = text.source, "@user"
-            case "gbnf":
-                self._user_grammar, body = _lark_of_gbnf(text), "@user"
+                case "regex":
+                    body = self.lark.terminal(foreign_regex(text.source))
+                case "lark" | "gbnf":
+                    check_grammar(text.source)
+                    self._user_grammar = text.source if text.kind == "lark" else _lark_of_gbnf(text)
+                    body = "@user"
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"{text.field} cannot be enforced: {error}", field=text.field) from None
         return self.lark.rule(body)
 
     def _after_thought(self, begins: str) -> str:
@@ -220,21 +216,6 @@ class _Answer:
 def _unless(beginning: str) -> str:
     """Of a terminal: but no text that begins like this."""
     return f" & ~{regex(_LEADING + beginning + ANY)}"
-
-
-def _check_repetitions(text: TextFormat) -> None:
-    """Refuse what costs more than it can be meant to, and what means nothing.
-
-    Raises:
-        RequestError: names the format's field.
-    """
-    if text.kind == "json_schema":
-        return
-    for counts in _COUNT.findall(text.source):
-        if any(len(count) > 5 or int(count or 0) > _LARGEST_REPETITION for count in counts):
-            raise RequestError(f"{text.field} repeats more than {_LARGEST_REPETITION} times", field=text.field)
-    if text.kind == "regex" and _REPEATED_ANCHOR.search(text.source):
-        raise RequestError(f"{text.field} repeats an anchor, which matches no text", field=text.field)
 
 
 def _lark_of_gbnf(text: TextFormat) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from stride.chat.grammar_limits import check_schema
 from stride.chat.lark import ANY, Lark, any_of, escaped, foreign_regex, json_value, literal, regex
 from stride.chat.parsers.arguments import json_types
 from stride.chat.parsers.format import CallShape
@@ -42,6 +43,7 @@ def arguments(lark: Lark, shape: CallShape, tool: Tool) -> str:
     """
     schema = _object_schema(tool)
     try:
+        check_schema(schema)
         body = json_value(schema, CALL_SPACE) if shape.arguments == "json" else _parameters(lark, tool, schema)
     except (ValueError, TypeError, RecursionError) as error:
         raise _unfit(tool, str(error)) from None

@@ -27,6 +27,7 @@ LARGEST_GRAMMAR = 1 << 20
 SMALL_VOCABULARY = 8192
 """Up to this many tokens a mask takes less time than handing it to another thread (150 µs with all that follows)."""
 MESSAGE_CHARACTERS = 300
+_NO_MATCH = "NoExtensionBias"
 _LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 _POOL = ThreadPoolExecutor(max_workers=2, thread_name_prefix="stride-grammar")
 
@@ -69,7 +70,9 @@ class GrammarCompiler:
             first = _token_set(_bits(matcher), self._tokenizer.n_vocab)
             if first.excluded or len(first.ids):
                 return matcher, first
-        problem = _first_line(matcher.get_error()) or "nothing matches it"
+        problem = _first_line(matcher.get_error())
+        if problem in ("", _NO_MATCH):
+            problem = "nothing matches it"
         raise RequestError(f"{field}{part and f': {part}'} cannot be enforced: {problem}", field=field)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import llguidance
 
+from stride.chat.grammar_limits import check_expression, check_schema
+
 ANY = "(?s:.*)"
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$/]")
 _CONTROL = re.compile(r"[\0-\x1f]")
@@ -56,6 +58,12 @@ def regex(expression: str) -> str:
 
 
 def foreign_regex(expression: str) -> str:
+    """An expression of a client's.
+
+    Raises:
+        ValueError: it asks for too much.
+    """
+    check_expression(expression)
     return f"/{llguidance.regex_to_lark(expression, use_ascii='')}/"
 
 
@@ -81,32 +89,13 @@ def json_value(schema: Mapping[str, Any] | bool, space: str) -> str:
     Options inside the schema itself are not the client's to set.
 
     Raises:
-        ValueError: a definition that is nothing but itself.
+        ValueError: it asks for too much, or has a definition that is nothing but itself.
         RecursionError: the schema is nested too deeply.
     """
     members = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
-    _check_references(members)
+    check_schema(members)
     options = {"whitespace_pattern": space}
     return f"%json {json.dumps({**_essential(members), 'x-guidance': options})}"
-
-
-def _check_references(schema: Mapping[str, Any]) -> None:
-    """Refuse definitions that refer to themselves and to nothing else: no value fits them.
-
-    Raises:
-        ValueError: there is one.
-    """
-    for key in ("$defs", "definitions"):
-        definitions = schema.get(key)
-        if not isinstance(definitions, Mapping):
-            continue
-        for name, value in definitions.items():
-            seen = {f"#/{key}/{name}"}
-            while isinstance(value, Mapping) and isinstance(reference := value.get("$ref"), str):
-                if reference in seen:
-                    raise ValueError(f"{reference} refers to itself")
-                seen.add(reference)
-                value = definitions.get(reference.removeprefix(f"#/{key}/"))
 
 
 def _essential(schema: Any) -> Any:

@@ -46,7 +46,7 @@ class AnswerMasks:
         mask: LogitsMask | None = None
         grammar = answer_grammar(self._format, tools, constraints, in_reasoning)
         if grammar is not None:
-            if constraints.text is not None and tools:  # an error of the format alone is not the tools'
+            if constraints.text is not None:  # alone: an error of it is not the tools', and no thought comes first
                 self.text(constraints.text)
             field = constraints.text.field if constraints.text is not None and not tools else "tools"
             try:
@@ -62,12 +62,20 @@ class AnswerMasks:
         return ThoughtBudget(mask, budget, self._tokenizer, self._format, tools, in_reasoning)
 
     def _blame_tool(self, tools: Sequence[Tool]) -> None:
-        """Find the tool that cannot be enforced.
+        """Find the tool that cannot be enforced, by halves: each is as many tools to compile.
 
         Raises:
             RequestError: names it.
         """
-        for tool in tools:
-            grammar = answer_grammar(self._format, [tool], Constraints("required"), in_reasoning=False)
+        while tools:
+            half = tools[: (len(tools) + 1) // 2]
+            grammar = answer_grammar(self._format, half, Constraints("required"), in_reasoning=False)
             assert grammar is not None
-            self.grammars.mask(grammar, "tools", repr(tool.name))
+            try:
+                self.grammars.mask(grammar, "tools", repr(half[0].name))
+            except RequestError:
+                if len(tools) == 1:
+                    raise
+                tools = half
+            else:
+                tools = tools[len(half) :]

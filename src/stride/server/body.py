@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -35,7 +36,7 @@ async def read_json(request: Request, max_bytes: int) -> object:
 
 
 def parse_json(data: bytes) -> object:
-    """JSON as the standard has it: no NaN, at most `MAX_DEPTH` levels, strings that are Unicode without NUL.
+    """JSON as the standard has it: no NaN, nothing infinite, at most `MAX_DEPTH` levels, Unicode strings without NUL.
 
     Raises:
         RequestError: it is something else.
@@ -56,9 +57,11 @@ def _check(value: object) -> None:
     level = [value]
     for depth in itertools.count():
         containers = [item for item in level if isinstance(item, dict | list)]
-        for text in level:
-            if isinstance(text, str):
-                _check_text(text)
+        for item in level:
+            if isinstance(item, str):
+                _check_text(item)
+            elif isinstance(item, float) and math.isinf(item):
+                raise RequestError("the body has a number beyond what a double can hold")
         if not containers:
             return
         if depth == MAX_DEPTH:

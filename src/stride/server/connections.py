@@ -6,6 +6,7 @@ import asyncio
 import json
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -27,6 +28,8 @@ WRITE_SECONDS = 60.0
 """During which a client takes nothing of what is sent."""
 SPARE_FILES = 256
 """Open files that are left for everything but connections."""
+BACKLOG = 2048
+"""Connections that wait to be accepted, at most. As many can be accepted before the first of them is looked at."""
 
 
 def raise_file_limit() -> int:
@@ -41,9 +44,15 @@ def raise_file_limit() -> int:
     return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
+def capacity(n_files: int) -> tuple[int, int]:
+    """How many connections a process that may open so many files can have, and how many more may wait."""
+    backlog = min(BACKLOG, n_files // 4)
+    return max(1, n_files - backlog - SPARE_FILES), backlog
+
+
 @dataclass(slots=True)
 class ConnectionLimits:
-    """Of the connections of one server; ``idle`` holds those without a request, the one idle for longest first."""
+    """Of the connections of one server; ``idle`` holds those without a whole request, the longest idle one first."""
 
     max_connections: int = sys.maxsize
     header_seconds: float = HEADER_SECONDS
@@ -55,20 +64,24 @@ class ConnectionLimits:
 class Connection(H11Protocol):
     """One connection: uvicorn's, with time-outs.
 
-    A new one beyond the limit takes the place of the one idle for longest; where all are busy, it is closed itself.
+    A new one beyond the limit takes the place of the one that has been without a request for longest; where all have
+    one, it is closed itself.
     """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limits = limits
         self._patience: asyncio.TimerHandle | None = None
+        self._has_begun = False
         self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._limits.max_connections:
-            next(iter(self._limits.idle), self).transport.abort()
         self._wait_idle()
+        if len(self.connections) > self._limits.max_connections:
+            longest = next(iter(self._limits.idle))
+            longest._stop_waiting()  # at once: many can come before it is closed
+            longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -76,13 +89,12 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        was_idle = self in self._limits.idle
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
-        elif was_idle and not self.transport.is_closing():  # the rest has to come in time, in however many drops
-            self._stop_waiting()
-            self._patience = self.loop.call_later(self._limits.header_seconds, self._refuse_late)
+        elif self in self._limits.idle and not self._has_begun and not self.transport.is_closing():
+            self._has_begun = True  # the rest has to come in time, in however many drops
+            self._wait(self._limits.header_seconds, self._refuse_late)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -102,8 +114,14 @@ class Connection(H11Protocol):
 
     def _wait_idle(self) -> None:
         self._stop_waiting()
+        self._has_begun = False
         self._limits.idle[self] = None
-        self._patience = self.loop.call_later(self._limits.idle_seconds, self.transport.abort)
+        self._wait(self._limits.idle_seconds, self.transport.abort)
+
+    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self.loop.call_later(seconds, then)
 
     def _stop_waiting(self) -> None:
         self._limits.idle.pop(self, None)

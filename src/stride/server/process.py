@@ -15,19 +15,18 @@ from stride.api import LLM
 from stride.errors import StrideError
 from stride.server.app import create_app
 from stride.server.connections import (
+    BACKLOG,
     MAX_HEADER_BYTES,
-    SPARE_FILES,
     Connection,
     ConnectionLimits,
     Server,
+    capacity,
     raise_file_limit,
 )
 from stride.server.guard import Keys
 from stride.server.models import Models
 from stride.server.observe import configure_logging
 from stride.server.service import Settings
-
-BACKLOG = 2048
 
 
 def serve(models: Models, settings: Settings, port: int, verbose: bool = False, log_json: bool = False) -> None:
@@ -42,7 +41,8 @@ def serve(models: Models, settings: Settings, port: int, verbose: bool = False, 
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     _say(f"listening on http://{name}:{listener.getsockname()[1]}")
 
-    limits = ConnectionLimits(max_connections=max(1, raise_file_limit() - SPARE_FILES))
+    max_connections, backlog = capacity(raise_file_limit())
+    limits = ConnectionLimits(max_connections=max_connections)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -50,6 +50,7 @@ def serve(models: Models, settings: Settings, port: int, verbose: bool = False, 
         server_header=False,
         http=partial(Connection, limits=limits),  # type: ignore[arg-type]
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        backlog=backlog,
         ws="none",
         lifespan="off",
     )
