@@ -256,6 +256,14 @@ class Served:
         self.wait_for(r"ready in [\d.]+ s")
         return self
 
+    def wait_until_running(self, n: int, queued: int = 0) -> None:
+        """Until so many requests are in work, and so many wait."""
+        told = f"(?s)requests_processing{{.*}} {n}\\.0\n.*requests_deferred{{.*}} {queued}\\.0\n"
+        ends = time.monotonic() + 30
+        while not re.search(told, text := httpx.get(f"{self.url}/metrics").text):
+            assert time.monotonic() < ends, text
+            time.sleep(0.02)
+
     def stop(self) -> int:
         """End it kindly; gives its status."""
         self.process.terminate()

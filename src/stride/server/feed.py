@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -70,7 +71,8 @@ class Feed:
 
     def _notify(self) -> None:
         """From the engine's thread: there is something."""
-        self._loop.call_soon_threadsafe(self._wake, True)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to read
+            self._loop.call_soon_threadsafe(self._wake, True)
 
     def _wake(self, has_events: bool) -> None:
         if self._waiter is not None and not self._waiter.done():
