@@ -222,11 +222,11 @@ def live(_live: Live) -> Live:
 
 
 class Served:
-    """A ``stride serve`` process; ``log`` grows while it runs."""
+    """A ``stride serve`` process; ``log`` grows while it runs. ``program`` is what Python runs as ``stride``."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, program: Sequence[str] = ("-m", "stride")) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stride", "serve", "--port", "0", *arguments],
+            [sys.executable, *program, "serve", "--port", "0", *arguments],
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
             stderr=subprocess.PIPE,
             text=True,
@@ -251,9 +251,11 @@ class Served:
         assert found, self.log
         return found
 
-    def start(self) -> Served:
+    def start(self, *, loads: bool = True) -> Served:
+        """Until it listens, and has loaded its only model."""
         self.url = self.wait_for(r"listening on (http://\S+)")[1]
-        self.wait_for(r"ready in [\d.]+ s")
+        if loads:
+            self.wait_for(r"ready in [\d.]+ s")
         return self
 
     def wait_until_running(self, n: int, queued: int = 0) -> None:
@@ -287,8 +289,8 @@ def serve() -> Iterator[Any]:
     """Starts servers of a test's own."""
     servers: list[Served] = []
 
-    def start(*arguments: str) -> Served:
-        servers.append(Served(*arguments))
+    def start(*arguments: str, **options: Any) -> Served:
+        servers.append(Served(*arguments, **options))
         return servers[-1]
 
     yield start
