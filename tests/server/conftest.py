@@ -98,6 +98,9 @@ class ScriptedModel:
             **FACTS,
         }
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def scoped(self, cache_scope: str) -> ScriptedModel:
         self.scopes.append(cache_scope)
         return self
@@ -161,6 +164,21 @@ def scripted():
         return Client(create_app(Models.of(model), Settings(**settings))), model  # type: ignore[arg-type]
 
     return start
+
+
+@pytest.fixture
+def scripted_models():
+    """``scripted_models({name: steps})``: a client of a server of several models, and the models by name."""
+    opened: list[Models] = []
+
+    def start(steps: dict[str, Sequence[Event | float | Exception]]) -> tuple[Client, dict[str, ScriptedModel]]:
+        scripts = {name: ScriptedModel(each, name) for name, each in steps.items()}
+        opened.append(Models({name: lambda stopping, name=name: scripts[name] for name in scripts}))  # type: ignore
+        return Client(create_app(opened[-1], Settings())), scripts
+
+    yield start
+    for models in opened:
+        models.close()
 
 
 @pytest.fixture(scope="session")
