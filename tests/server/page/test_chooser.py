@@ -64,6 +64,9 @@ def test_long_names_leave_room(page, width, height):
     page.find("#model").send_keys(page.keys.ARROW_DOWN)
     page.ask("Hi")
     assert page.run("return document.scrollingElement.scrollWidth") <= width
+    assert page.find("#model").rect["height"] >= 24
+    prompt = "const p = document.getElementById('prompt'); return p.scrollHeight - p.clientHeight"
+    assert page.run(prompt) == 0, "a long placeholder takes one line"
     right = page.run("return document.getElementById('model').getBoundingClientRect().right")
     assert right <= width
     assert page.find("#open-settings").rect["x"] + page.find("#open-settings").rect["width"] <= width
