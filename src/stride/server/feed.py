@@ -31,7 +31,7 @@ class Feed:
 
     def __init__(self, streams: Sequence[EventSource]) -> None:
         self._streams = streams
-        self._unfinished = set(range(len(streams)))
+        self._unfinished = dict.fromkeys(range(len(streams)))
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -52,13 +52,15 @@ class Feed:
         """
         self._waiting_since = self._loop.time()
         while True:
-            self._waiter = self._loop.create_future()
-            events = [(index, event) for index in sorted(self._unfinished) for event in self._streams[index].arrived()]
+            events = [(index, event) for index in self._unfinished for event in self._streams[index].arrived()]
             if events:
-                self._unfinished -= {index for index, event in events if isinstance(event, Finish)}
+                for index, event in events:
+                    if isinstance(event, Finish):
+                        del self._unfinished[index]
                 return events
             if seconds is not None and self._timer is None:
                 self._timer = self._loop.call_later(seconds, self._look, seconds)
+            self._waiter = self._loop.create_future()
             if not await self._waiter:
                 return []
 
