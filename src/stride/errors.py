@@ -96,3 +96,10 @@ class InsufficientMemoryError(StrideError):
 
 class GenerationError(StrideError):
     """Generation failed on the engine's side (HTTP 500): NaN logits, a lost file, no memory."""
+
+
+class ClosedError(GenerationError):
+    """The engine is being closed, and neither takes nor finishes requests (HTTP 503)."""
+
+    def __init__(self) -> None:
+        super().__init__("shutting down: the engine is closed, and this request was not finished")

@@ -98,6 +98,9 @@ class ScriptedModel:
             **FACTS,
         }
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def scoped(self, cache_scope: str) -> ScriptedModel:
         self.scopes.append(cache_scope)
         return self
@@ -168,6 +171,21 @@ def scripted():
     return start
 
 
+@pytest.fixture
+def scripted_models():
+    """``scripted_models({name: steps})``: a client of a server of several models, and the models by name."""
+    opened: list[Models] = []
+
+    def start(steps: dict[str, Sequence[Event | float | Exception]]) -> tuple[Client, dict[str, ScriptedModel]]:
+        scripts = {name: ScriptedModel(each, name) for name, each in steps.items()}
+        opened.append(Models({name: lambda stopping, name=name: scripts[name] for name in scripts}))  # type: ignore
+        return Client(create_app(opened[-1], Settings())), scripts
+
+    yield start
+    for models in opened:
+        models.close()
+
+
 @pytest.fixture(scope="session")
 def demo_llm() -> Iterator[LLM]:
     """The demo model, in this process."""
@@ -227,14 +245,11 @@ def live(_live: Live) -> Live:
 
 
 class Served:
-    """A ``stride serve`` process, or a program that serves; ``log`` grows while it runs."""
+    """A ``stride serve`` process; ``log`` grows while it runs. ``program`` is what Python runs as ``stride``."""
 
-    def __init__(self, *arguments: str, program: str | None = None) -> None:
+    def __init__(self, *arguments: str, program: Sequence[str] = ("-m", "stride")) -> None:
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                *(("-m", "stride", "serve", "--port", "0", *arguments) if not program else ("-c", program)),
-            ],
+            [sys.executable, *program, "serve", "--port", "0", *arguments],
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
             stderr=subprocess.PIPE,
             text=True,
@@ -259,10 +274,20 @@ class Served:
         assert found, self.log
         return found
 
-    def start(self) -> Served:
+    def start(self, *, loads: bool = True) -> Served:
+        """Until it listens, and has loaded its only model."""
         self.url = self.wait_for(r"listening on (http://\S+)")[1]
-        self.wait_for(r"ready in [\d.]+ s")
+        if loads:
+            self.wait_for(r"ready in [\d.]+ s")
         return self
+
+    def wait_until_running(self, n: int, queued: int = 0) -> None:
+        """Until so many requests are in work, and so many wait."""
+        told = f"(?s)requests_processing{{.*}} {n}\\.0\n.*requests_deferred{{.*}} {queued}\\.0\n"
+        ends = time.monotonic() + 30
+        while not re.search(told, text := httpx.get(f"{self.url}/metrics").text):
+            assert time.monotonic() < ends, text
+            time.sleep(0.02)
 
     def stop(self) -> int:
         """End it kindly; gives its status."""
@@ -287,8 +312,8 @@ def serve() -> Iterator[Any]:
     """Starts servers of a test's own."""
     servers: list[Served] = []
 
-    def start(*arguments: str) -> Served:
-        servers.append(Served(*arguments))
+    def start(*arguments: str, **options: Any) -> Served:
+        servers.append(Served(*arguments, **options))
         return servers[-1]
 
     yield start
@@ -302,7 +327,7 @@ def served_program() -> Iterator[Callable[[str], Served]]:
     servers: list[Served] = []
 
     def start(program: str) -> Served:
-        servers.append(Served(program=program))
+        servers.append(Served(program=("-c", program)))
         return servers[-1].start()
 
     yield start

@@ -35,8 +35,8 @@ LONG = {"prompt": "Once", "n_predict": 8000, "ignore_eos": True, "stream": True}
 
 
 @pytest.fixture(scope="module")
-def server(served_program: Callable[[str], Any]) -> Iterator[Any]:
-    yield served_program(SERVER)
+def server(served_program: Callable[[str], Any]) -> Any:
+    return served_program(SERVER)
 
 
 @pytest.fixture

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
+from stride import demo
 from stride.errors import InsufficientMemoryError, RequestError, StrideError
 from stride.server.errors import LoadingError, NoModelError
 from stride.server.models import Models
@@ -231,3 +235,92 @@ def test_many_threads_and_models_agree(closing):
         asked = [names[i * i % 4 if i % 3 else i % 4] for i in range(64)]
         assert list(pool.map(lambda name: asyncio.run(use(models, name)), asked)) == asked
     assert len(machine.open) <= 2
+
+
+# --- a process, with real files ---
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = ("-m", f"talker={demo.path()}", "-m", f"writer={GOLDEN / 'qwen2.gguf'}")
+
+SMALL_MACHINE = """
+import sys, threading
+from stride import cli, memory
+machine_memory = memory.machine_memory
+def room_for_one():
+    is_taken = any(thread.name == "stride-engine" for thread in threading.enumerate())
+    all = machine_memory()
+    return memory.Memory(1 << 20, all.total) if is_taken else all
+memory.machine_memory = room_for_one
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+class Asking:
+    """OpenAI's client, and what a test asks with it."""
+
+    def __init__(self, url: str) -> None:
+        self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+    def states(self) -> dict[str, str]:
+        return {model.id: model.status["value"] for model in self.client.models.list()}
+
+    def talk(self, max_tokens: int, **more: Any) -> Any:
+        return self.client.chat.completions.create(
+            model="talker",
+            messages=[{"role": "user", "content": "Hello!"}],
+            max_tokens=max_tokens,
+            temperature=0,
+            extra_body={"ignore_eos": True},
+            **more,
+        )
+
+    def write(self) -> Any:
+        return self.client.completions.create(model="writer", prompt="ab", max_tokens=3, temperature=0)
+
+    def wait(self, states: dict[str, str]) -> None:
+        ends = time.monotonic() + 30
+        while (there := self.states()) != states:
+            assert time.monotonic() < ends, there
+            time.sleep(0.005)
+
+
+def test_models_are_loaded_when_they_are_asked_for(serve):
+    server = serve(*FILES, "-c", "1024").start(loads=False)
+    ask = Asking(server.url)
+    assert ask.states() == {"talker": "unloaded", "writer": "unloaded"}
+    assert ask.write().model == "writer"
+    assert ask.states() == {"talker": "unloaded", "writer": "loaded"}
+    assert ask.talk(2).model == "talker"
+    assert ask.states() == {"talker": "loaded", "writer": "loaded"}
+    assert ask.client.models.retrieve("writer").meta["n_ctx"] == 1024
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o', only 'talker', 'writer'"):
+        ask.client.completions.create(model="gpt-4o", prompt="x")
+    assert server.stop() == 0
+    assert "unloaded" not in server.log
+
+
+def test_models_that_do_not_fit_together_take_turns_and_no_request_is_cut(serve):
+    server = serve(*FILES, "-c", "4096", program=("-c", SMALL_MACHINE)).start(loads=False)
+    ask = Asking(server.url)
+    alone = ask.talk(40).choices[0].message.reasoning_content
+    with ThreadPoolExecutor(2) as pool:
+        stream = ask.talk(3000, stream=True, stream_options={"include_usage": True})
+        next(stream)
+        written = pool.submit(ask.write)
+        ask.wait({"talker": "unloaded", "writer": "loading"})  # it takes no more requests, but has one
+        again = pool.submit(ask.talk, 40)
+        assert not written.done()
+        *_, last = stream
+        assert last.usage.completion_tokens == 3000
+        assert written.result().model == "writer"
+        assert again.result().choices[0].message.reasoning_content == alone
+    assert ask.states() == {"talker": "loaded", "writer": "unloaded"}
+    assert server.stop() == 0
+    told = [line.split(" in ")[0] for line in server.log.splitlines() if "ready" in line or "unloaded" in line]
+    assert told == [
+        "talker: ready",
+        "talker: unloaded, to make room for writer",
+        "writer: ready",
+        "writer: unloaded, to make room for talker",
+        "talker: ready",
+    ]

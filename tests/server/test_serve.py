@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -263,21 +262,6 @@ def test_disconnecting_frees_the_place(serve):
         )
         assert answer.status_code == 200
     assert time.monotonic() - started < 15, "8192 tokens, six times, were not generated for nobody"
-
-
-def test_sigterm_lets_requests_finish(serve):
-    server = serve("-c", "2048").start()
-    with httpx.stream(
-        "POST",
-        f"{server.url}/v1/chat/completions",
-        json={"messages": HELLO, "stream": True, "ignore_eos": True, "max_tokens": 400},
-        timeout=60,
-    ) as response:
-        lines = response.iter_lines()
-        next(lines)
-        server.process.send_signal(signal.SIGTERM)
-        assert [line for line in lines if line][-1] == "data: [DONE]"
-    assert server.process.wait(timeout=30) == 0
 
 
 def test_llama_servers_command_line(serve):

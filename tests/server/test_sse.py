@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from stride.server import sse
+from stride.server.observe import SEND
 
 
 def test_a_frame_is_one_line():
@@ -20,9 +21,8 @@ def test_a_frame_is_one_line():
     assert json.loads(frame.removeprefix(b"data: ")) == {"text": "a\n\nb  ü"}
 
 
-def test_a_number_that_json_has_not_is_no_frame():
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        sse.frame({"logprob": float("-inf")})
+def test_a_number_that_json_has_not_is_null():
+    assert sse.frame({"logprob": float("-inf"), "rate": float("nan")}) == b'data: {"logprob":null,"rate":null}\n\n'
 
 
 def sent(data: AsyncIterator[bytes], fail_at: int = -1):
@@ -54,6 +54,20 @@ def test_data_goes_out_as_it_comes():
     assert b"content-length" not in headers
     assert [(body["body"], body["more_body"]) for body in bodies] == [(b"a", True), (b"b", True), (b"", False)]
     assert closed == [True]
+
+
+def test_bodies_take_the_short_way_out():
+    ways = []
+
+    async def through_middleware(message):
+        ways.append(("all", message["type"]))
+
+    async def straight(message):
+        ways.append(("straight", message["type"]))
+
+    response = sse.StreamedResponse(two(), "text/event-stream", lambda: None)
+    asyncio.run(response({"type": "http", SEND: straight}, None, through_middleware))
+    assert ways == [("all", "http.response.start"), *[("straight", "http.response.body")] * 3]
 
 
 @pytest.mark.parametrize("fail_at", [0, 1, 2, 3])

@@ -86,9 +86,10 @@ class StreamParser:
             text = self._source.take_until({marker[0] for marker in markers})
             if text:
                 yield from self._show(text)
-            elif (yield from self._source.ended()):
-                yield from self._end()
-                return
+            elif not self._source:
+                if (yield from self._source.ended()):
+                    yield from self._end()
+                    return
             elif (marker := (yield from self._source.literal(0, markers))) is None:
                 yield from self._show(self._source.take(1))
             else:

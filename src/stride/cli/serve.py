@@ -99,6 +99,10 @@ def command(
     request_timeout: Annotated[
         float, typer.Option("--request-timeout", metavar="S", help="How long one may take. Default: any time.", min=0)
     ] = 0.0,
+    drain_timeout: Annotated[
+        float,
+        typer.Option("--drain-timeout", metavar="S", help="How long requests may go on after a signal.", min=0),
+    ] = 30.0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others in without a key.")] = False,
     n_predict: Annotated[
         int | None,
@@ -215,7 +219,7 @@ def command(
     }
     named = _models(model or [], alias)
     models = Models({name: _loading(name, path, arguments) for name, path in named.items()})
-    serve(models, settings, port, verbose, log_json)
+    serve(models, settings, port, verbose, log_json, drain_timeout)
 
 
 def _models(given: list[str], alias: str | None) -> dict[str, str | None]:

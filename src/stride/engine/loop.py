@@ -25,6 +25,7 @@ from stride.engine.sampler import Sampler
 from stride.engine.sampler_logprobs import logprobs_of
 from stride.engine.scheduler import Row, Scheduler
 from stride.errors import (
+    ClosedError,
     DeadlineError,
     GenerationError,
     InsufficientMemoryError,
@@ -152,7 +153,7 @@ class Engine:
         Raises:
             RequestError: the request cannot be served as asked (``ContextOverflowError``: the prompt is too long).
             OverloadedError: the queue is full.
-            GenerationError: the engine is closed.
+            ClosedError: the engine is closed.
         """
         request.prepare(self.config.n_ctx, self._n_vocab)
         banned = request.eos_ids if request.params.ignore_eos else ()
@@ -163,7 +164,7 @@ class Engine:
         request.sampler = Sampler(request.params, prompt_ids, self._n_vocab, banned, request.dry_breakers)
         with self._changed:
             if self._closing:
-                raise GenerationError("the engine is closed")
+                raise ClosedError
             in_flight = len(self._scheduler.waiting) + len(self._scheduler.running)
             if not takes_over and in_flight >= self.config.n_parallel + self.config.max_queue:
                 raise OverloadedError(
@@ -192,12 +193,12 @@ class Engine:
         """Call something on the engine's thread, between two steps, and give what it gives or raises.
 
         Raises:
-            GenerationError: the engine is closed.
+            ClosedError: the engine is closed.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._closing:
-                raise GenerationError("the engine is closed")
+                raise ClosedError
             self._calls.append((future, work))
             self._changed.notify()
         return future.result()
@@ -249,9 +250,9 @@ class Engine:
                 for request in unfinished:
                     self._scheduler.remove(request)
             for request in unfinished:
-                self._deliver(request, Failed(GenerationError("the engine is closed")))
+                self._deliver(request, Failed(ClosedError()))
             for future, _ in self._calls:
-                future.set_exception(GenerationError("the engine is closed"))
+                future.set_exception(ClosedError())
             if self._store is not None:
                 self._store.save_all()
                 self._store = None  # it has the model's memory

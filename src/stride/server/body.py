@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from stride.errors import RequestError
+from stride.server.errors import GoneError
 
 MAX_DEPTH = 200
 """Levels of nesting; what walks a request afterwards may then recurse."""
@@ -22,16 +23,20 @@ async def read_json(request: Request, max_bytes: int) -> object:
 
     Raises:
         HTTPException: 413, it is larger than ``max_bytes``.
+        GoneError: the client did not wait for its end.
         RequestError: it is no JSON, too deep, or holds what is no text.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > max_bytes:
-            raise _too_large(max_bytes)
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > max_bytes:
+                raise _too_large(max_bytes)
+    except ClientDisconnect:
+        raise GoneError from None
     return parse_json(bytes(data))
 
 

@@ -8,11 +8,9 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import h11
-import uvicorn
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -156,14 +154,3 @@ class Connection(H11Protocol):
         ]
         self.transport.write(b"".join(self.conn.send(part) or b"" for part in parts))
         self.transport.close()
-
-
-class Server(uvicorn.Server):
-    """Ends at the first signal when its requests have, at the second at once."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            self.force_exit = True
-            for connection in list(self.server_state.connections):
-                connection.transport.abort()
-        super().handle_exit(sig, frame)

@@ -65,7 +65,7 @@ def router(service: Service) -> APIRouter:
         head = {"object": "list", "model": service.name(llm), "usage": usage}
         written: Callable[[FloatArray], list[float] | str] = _base64 if asked.encoding_format == "base64" else _floats
 
-        def render() -> str:
+        def render() -> bytes:
             vectors = enumerate(normalized(done.vectors, EUCLIDEAN))
             items = ({"object": "embedding", "index": i, "embedding": written(vector)} for i, vector in vectors)
             return sse.with_list(head, "data", items)
@@ -86,7 +86,7 @@ def router(service: Service) -> APIRouter:
         done = await embed(http, llm, asked.content, "content")
         norm = EUCLIDEAN if asked.embd_normalize is None else asked.embd_normalize
 
-        def render() -> str:
+        def render() -> bytes:
             vectors = enumerate(normalized(done.vectors, norm))
             return sse.list_of({"index": index, "embedding": [vector.tolist()]} for index, vector in vectors)
 

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from stride.errors import (
+    ClosedError,
     ContextOverflowError,
     DeadlineError,
     InsufficientMemoryError,
@@ -28,8 +29,9 @@ TYPES = {
     405: "invalid_request_error",
     408: "timeout_error",
     413: "invalid_request_error",
-    431: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
+    499: "invalid_request_error",
     500: "server_error",
     501: "not_supported_error",
     503: "unavailable_error",
@@ -42,6 +44,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (UnsupportedError, 501),
     (OverloadedError, 429),
     (InsufficientMemoryError, 503),
+    (ClosedError, 503),
     (DeadlineError, 504),
     (StrideError, 500),
 )
@@ -54,6 +57,13 @@ class LoadingError(HTTPException):
 
     def __init__(self) -> None:
         super().__init__(503, "Loading model")
+
+
+class GoneError(HTTPException):
+    """The client went away before its answer (nginx's 499): only logs and counts get to see it."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "the client went away")
 
 
 class NoModelError(HTTPException):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -30,7 +31,7 @@ class Feed:
 
     def __init__(self, streams: Sequence[EventSource]) -> None:
         self._streams = streams
-        self._unfinished = set(range(len(streams)))
+        self._unfinished = dict.fromkeys(range(len(streams)))
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -51,13 +52,15 @@ class Feed:
         """
         self._waiting_since = self._loop.time()
         while True:
-            self._waiter = self._loop.create_future()
-            events = [(index, event) for index in sorted(self._unfinished) for event in self._streams[index].arrived()]
+            events = [(index, event) for index in self._unfinished for event in self._streams[index].arrived()]
             if events:
-                self._unfinished -= {index for index, event in events if isinstance(event, Finish)}
+                for index, event in events:
+                    if isinstance(event, Finish):
+                        del self._unfinished[index]
                 return events
             if seconds is not None and self._timer is None:
                 self._timer = self._loop.call_later(seconds, self._look, seconds)
+            self._waiter = self._loop.create_future()
             if not await self._waiter:
                 return []
 
@@ -70,7 +73,8 @@ class Feed:
 
     def _notify(self) -> None:
         """From the engine's thread: there is something."""
-        self._loop.call_soon_threadsafe(self._wake, True)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to read
+            self._loop.call_soon_threadsafe(self._wake, True)
 
     def _wake(self, has_events: bool) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stride.api import LLM
-from stride.errors import GenerationError, InsufficientMemoryError, RequestError
+from stride.errors import ClosedError, InsufficientMemoryError, RequestError
 from stride.server.errors import LoadingError, NoModelError
 
 Load = Callable[[threading.Event], LLM]
@@ -136,7 +136,7 @@ class Models:
             if slot.llm is not None:
                 slot.llm.close()
             elif not slot.ready.done():
-                slot.ready.set_exception(GenerationError("the server is ending"))
+                slot.ready.set_exception(ClosedError())
 
     def _known(self, name: str | None) -> str:
         if self.is_single:

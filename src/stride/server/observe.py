@@ -19,6 +19,8 @@ from stride.types import Completion, Finish
 FACTS = "stride.facts"
 """Key of a request's scope: what its line in the log says, beside what is told of every request."""
 REQUEST_ID = "x-request-id"
+SEND = "stride.send"
+"""Key of a request's scope: the server's own ``send``, for the bodies of streams, which no middleware looks at."""
 _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 _log = logging.getLogger("stride.requests")
@@ -61,6 +63,7 @@ class Observed:
         request_id = given if _GOOD_ID.fullmatch(given) else secrets.token_hex(16)
         facts: dict[str, Any] = {}
         scope[FACTS] = facts
+        scope[SEND] = send
         started = time.perf_counter()
         status = 0
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 
@@ -19,7 +22,6 @@ from stride.server.connections import (
     MAX_HEADER_BYTES,
     Connection,
     ConnectionLimits,
-    Server,
     capacity,
     raise_file_limit,
 )
@@ -28,9 +30,55 @@ from stride.server.models import Models
 from stride.server.observe import configure_logging
 from stride.server.service import Settings
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+DRAIN_SECONDS = 30.0
+LAST_WORDS_SECONDS = 1.0
+"""For the errors of requests that were failed to reach their clients."""
 
-def serve(models: Models, settings: Settings, port: int, verbose: bool = False, log_json: bool = False) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are finished first. Closes the models.
+
+class Server(uvicorn.Server):
+    """uvicorn's, with a limit of our own to its end: what has not finished within ``drain_seconds`` is failed.
+
+    ``fail_all`` does that; it may block until all have heard of it.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain_seconds: float, fail_all: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._drain_seconds = drain_seconds
+        self._fail_all = fail_all
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are those of the whole process."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        limit = asyncio.create_task(self._end_late())
+        await super().shutdown(sockets)
+        limit.cancel()
+
+    async def _end_late(self) -> None:
+        await asyncio.sleep(self._drain_seconds)
+        if n := len(self.server_state.tasks):
+            _say(f"requests that did not finish within {self._drain_seconds:g} s, and fail: {n}")
+        await asyncio.to_thread(self._fail_all)
+        await asyncio.sleep(LAST_WORDS_SECONDS)
+        self.force_exit = True
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def serve(
+    models: Models,
+    settings: Settings,
+    port: int,
+    verbose: bool = False,
+    log_json: bool = False,
+    drain_seconds: float = DRAIN_SECONDS,
+) -> None:
+    """Serve until SIGINT or SIGTERM, and then until requests under way have finished. Closes the models.
+
+    After ``drain_seconds``, what has not finished fails. A second signal kills the process.
 
     Raises:
         StrideError: the address cannot be listened on, or the only model cannot be loaded.
@@ -54,12 +102,14 @@ def serve(models: Models, settings: Settings, port: int, verbose: bool = False, 
         ws="none",
         lifespan="off",
     )
-    server = Server(config)
+    server = Server(config, drain_seconds, models.close)
 
     def stop(*_: object) -> None:
         server.should_exit = True
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains at these, then raises them once more, for us
+    for number in STOPPING:
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda *_: _reload(app.state.keys))
     failures: list[BaseException] = []
@@ -67,7 +117,7 @@ def serve(models: Models, settings: Settings, port: int, verbose: bool = False, 
     def loaded(result: Future[LLM]) -> None:
         if (error := result.exception()) is not None and not server.should_exit:
             failures.append(error)
-            stop()
+            server.should_exit = True
 
     try:
         if models.is_single:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from stride.errors import StrideError
 from stride.server import sse
+from stride.server.errors import GoneError
 from stride.server.feed import EventSource, Feed
 from stride.server.observe import note
 from stride.server.wire import timings
@@ -90,6 +91,10 @@ async def respond_all(
     """Send what streams give, each with the answer of its index. A client that goes away cancels all of them.
 
     An error before the first token is an HTTP error, unless it comes after a silence that had to be broken.
+
+    Raises:
+        GoneError: the client went away before that.
+        StrideError: a stream failed before that.
     """
     feed = Feed(streams)
     watch = asyncio.create_task(cancel_when_gone(http, feed))
@@ -105,8 +110,11 @@ async def respond_all(
             frames = _frames(http, first, feed, streams, choices, asked, ping_seconds)
             return sse.StreamedResponse(frames, framing.media_type, close)
         completions = await _gather(feed, len(streams))
-    except BaseException:
+    except BaseException as error:
+        is_gone = watch.done()
         close()
+        if is_gone:
+            raise GoneError from error
         raise
     watch.cancel()
     for done in completions:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import to_json as _to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stride.server import errors
+from stride.server.observe import SEND
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
-to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+def to_json(value: object) -> bytes:
+    """Compact JSON in UTF-8; a number that JSON has not is null, as llama-server's is."""
+    return _to_json(value, inf_nan_mode="null")
 
 
-def with_list(head: dict[str, Any], name: str, items: Iterable[object]) -> str:
+def with_list(head: dict[str, Any], name: str, items: Iterable[object]) -> bytes:
     """JSON of ``{**head, name: [*items]}``, an item at a time: encoding all at once would hold up other threads."""
-    return f'{to_json(head)[:-1]},"{name}":{list_of(items)}}}'
+    return to_json(head)[:-1] + b"," + to_json(name) + b":" + list_of(items) + b"}"
 
 
-def list_of(items: Iterable[object]) -> str:
+def list_of(items: Iterable[object]) -> bytes:
     """JSON of a list, an item at a time."""
-    return f"[{','.join(map(to_json, items))}]"
+    return b"[" + b",".join(map(to_json, items)) + b"]"
 
 
 def frame(value: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + to_json(value).encode() + b"\n\n"
+    return b"data: " + to_json(value) + b"\n\n"
 
 
 def named_frame(value: dict[str, Any]) -> bytes:
@@ -54,7 +59,11 @@ NATIVE = Framing(end=b"")
 
 
 class StreamedResponse(Response):
-    """Sends data as it comes. ``close`` is called at the end, also where nobody wanted the rest."""
+    """Sends data as it comes. ``close`` is called at the end, also where nobody wanted the rest.
+
+    The way of a token is short: data go past the middlewares, to the server's own ``send``, in a task of their own, so
+    that waiting for the next does not wake and put to sleep the coroutines of all middlewares.
+    """
 
     def __init__(self, data: AsyncIterator[bytes], media_type: str, close: Callable[[], object]) -> None:
         super().__init__(headers=HEADERS, media_type=media_type)
@@ -65,8 +74,11 @@ class StreamedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for data in self._data:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await asyncio.create_task(self._send_data(scope.get(SEND, send)))
         finally:
             self._close()
+
+    async def _send_data(self, send: Send) -> None:
+        async for data in self._data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -98,10 +98,10 @@ class Page:
         script = "return document.querySelector(arguments[0])?.innerText.includes(arguments[1])"
         self.wait(lambda: self.run(script, selector, text))
 
-    def open(self, *, waits: bool = True) -> Page:
+    def open(self, *, waits: bool = True, model: str = "scripted") -> Page:
         self.driver.get(self.site.url)
         if waits:
-            self.wait(lambda: self.find("#prompt").get_attribute("placeholder") == "Message scripted")
+            self.wait(lambda: self.find("#prompt").get_attribute("placeholder") == f"Message {model}")
         return self
 
     def type(self, text: str) -> None:
@@ -162,12 +162,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def site(scripted: Any) -> Iterator[Callable[..., Site]]:
-    """``site(*steps, **settings)``: an application that listens."""
+def site(scripted: Any, scripted_models: Any) -> Iterator[Callable[..., Site]]:
+    """``site(*steps, **settings)``: an application that listens; ``site(models={name: steps})``: one of several models.
+
+    The ``model`` of the latter is all of them, by name.
+    """
     sites: list[Site] = []
 
-    def start(*steps: Any, **settings: Any) -> Site:
-        client, model = scripted(*steps, **settings)
+    def start(*steps: Any, models: dict[str, Any] | None = None, **settings: Any) -> Site:
+        client, model = scripted_models(models) if models else scripted(*steps, **settings)
         sites.append(Site(client.app, model))
         sites[-1].start()
         return sites[-1]

@@ -111,7 +111,7 @@ def router(service: Service) -> APIRouter:
         done = await embed(http, model, asked.input or [], "input", truncate=asked.truncate is not False)
         head |= {"load_duration": 0, "prompt_eval_count": done.usage.prompt_tokens}
 
-        def render() -> str:
+        def render() -> bytes:
             found = normalized(done.vectors, EUCLIDEAN)
             spent = {"total_duration": time.perf_counter_ns() - started}
             return sse.with_list({**head, **spent}, "embeddings", map(np.ndarray.tolist, found))

@@ -25,7 +25,7 @@ from stride.types import (
 )
 
 NDJSON = sse.Framing(
-    frame=lambda value: sse.to_json(value).encode() + b"\n",
+    frame=lambda value: sse.to_json(value) + b"\n",
     ping=b"",  # a line must be an answer
     end=b"",
     media_type="application/x-ndjson",

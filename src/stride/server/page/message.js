@@ -143,8 +143,8 @@ function noteOf({ stopped, error, stats }, running) {
 }
 
 /** What an answer cost, as far as it is known. */
-function statsOf({ timings, firstTokenMs }) {
-  const parts = [];
+function statsOf({ model, timings, firstTokenMs }) {
+  const parts = model ? [[model, "The model that answered"]] : [];
   if (timings) {
     parts.push([`${decimal(timings.predicted_per_second)} tok/s`, "Speed of generation"]);
     parts.push([`${timings.predicted_n} tokens`, "Tokens of the answer"]);

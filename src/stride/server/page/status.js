@@ -61,19 +61,22 @@ export class Status {
 
   async readModels(signal) {
     this.models = (await (await request("v1/models", { signal })).json()).data;
-    this.defaults = await this.readDefaults(signal);
     const names = this.models.map(({ id }) => id);
     if (String(names) !== String([...this.select.options].map(({ value }) => value)))
       this.select.replaceChildren(...names.map((id) => h("option", { value: id }, id)));
-    if (settings.model && !names.includes(settings.model)) change({ model: "" });
+    if (!names.includes(settings.model)) change({ model: names.length > 1 ? names[0] : "" });
     if (settings.model) this.select.value = settings.model;
     this.showModel();
+    this.defaults = await this.readDefaults(signal);
   }
 
-  /** What holds where a request says nothing. A server of several models tells it of loaded ones only. */
+  /** What holds where a request says nothing. Of several models, one that is not loaded is not asked: it would be. */
   async readDefaults(signal) {
+    const isSeveral = this.models.length > 1;
+    if (isSeveral && this.model.status?.value !== "loaded") return {};
     try {
-      const props = await (await request("props", { signal })).json();
+      const path = isSeveral ? `props?model=${encodeURIComponent(this.model.id)}` : "props";
+      const props = await (await request(path, { signal })).json();
       return props.default_generation_settings?.params ?? {};
     } catch (error) {
       if (![400, 404].includes(error.status)) throw error;
@@ -108,8 +111,13 @@ export class Status {
     }
   }
 
+  /** The one that is asked. */
+  get model() {
+    return this.models.find(({ id }) => id === this.select.value);
+  }
+
   showModel() {
-    const model = this.models.find(({ id }) => id === this.select.value);
+    const { model } = this;
     const name = document.getElementById("model-name");
     name.textContent = model.id;
     name.hidden = this.models.length > 1;

@@ -87,8 +87,8 @@ function checked(value) {
   const isText = (text) => typeof text === "string";
   const areNumbers = (numbers) => Object.values(numbers ?? {}).every(Number.isFinite);
   const areTimings = (timings) => areNumbers(timings) && TIMINGS.every((name) => name in timings);
-  const areStats = ({ timings, finish, ...times }) =>
-    (timings === undefined || areTimings(timings)) && areNumbers(times) && isText(finish ?? "");
+  const areStats = ({ timings, finish, model, ...times }) =>
+    (timings === undefined || areTimings(timings)) && areNumbers(times) && isText(finish ?? "") && isText(model ?? "");
   const isCall = (call) => isText(call?.id) && isText(call.function?.name) && isText(call.function.arguments);
   const isMessage = (message) =>
     ROLES.includes(message?.role) &&

@@ -10,6 +10,7 @@ import { streamChat } from "./api.js";
 export class Turn {
   constructor(body, changed) {
     this.message = { role: "assistant", content: "" };
+    this.namesModel = "model" in body; // which it does where there are several
     this.waiting = "Reading the prompt";
     this.started = performance.now();
     this.changed = changed;
@@ -81,6 +82,7 @@ export class Turn {
     if (content || calls) this.endThought(now);
     if (content) message.content += content;
     for (const call of calls ?? []) this.takeCall(call);
+    if (this.namesModel && message.stats) message.stats.model = chunk.model;
     if (chunk.timings) (message.stats ??= {}).timings = chunk.timings;
     if (choice?.finish_reason) (message.stats ??= {}).finish = choice.finish_reason;
     this.changed();

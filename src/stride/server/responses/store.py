@@ -36,7 +36,7 @@ class Store:
 
     def keep(self, owner: str, response: dict[str, Any], items: Sequence[Item]) -> None:
         """Remember a response. Where room is short the oldest go, down to this one if it alone is too large."""
-        size = len(sse.to_json([response, items]).encode())
+        size = len(sse.to_json([response, items]))
         self._kept[owner, response["id"]] = Kept(response, items, size)
         self._n_bytes += size
         while self._n_bytes > self._max_bytes:
