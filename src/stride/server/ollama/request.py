@@ -156,13 +156,16 @@ class OllamaGenerateRequest(OllamaRequest):
 
 
 class OllamaEmbedRequest(Schema):
-    """Body of ``/api/embed``. Of a text that is too long the beginning is taken, unless ``truncate`` is false."""
+    """Body of ``/api/embed``. Of a text that is too long the beginning is taken, unless ``truncate`` is false.
+
+    ``options`` say how to sample, which no vector needs.
+    """
 
     model: str | None = None
     input: Annotated[list[str], STRINGS, Field(max_length=MAX_TEXTS)] | None = None
     truncate: bool | None = None
     dimensions: Int32 | None = None
-    options: OllamaOptions | None = None
+    options: dict[str, Any] | None = None
     keep_alive: float | str | None = None
 
 
@@ -171,7 +174,7 @@ class OllamaEmbeddingsRequest(Schema):
 
     model: str | None = None
     prompt: str | None = None
-    options: OllamaOptions | None = None
+    options: dict[str, Any] | None = None
     keep_alive: float | str | None = None
 
 
