@@ -2,8 +2,19 @@
 
 from stride.bench.sandbox.available import find
 from stride.bench.sandbox.folder import read, workspace
-from stride.bench.sandbox.limits import Ended, Limit, Limits, SandboxError
+from stride.bench.sandbox.limits import Ended, Limit, Limits, NotServingError, SandboxError
 from stride.bench.sandbox.running import Running
 from stride.bench.sandbox.sandbox import Sandbox
 
-__all__ = ["Ended", "Limit", "Limits", "Running", "Sandbox", "SandboxError", "find", "read", "workspace"]
+__all__ = [
+    "Ended",
+    "Limit",
+    "Limits",
+    "NotServingError",
+    "Running",
+    "Sandbox",
+    "SandboxError",
+    "find",
+    "read",
+    "workspace",
+]

@@ -58,7 +58,8 @@ def read(folder: Path, name: str, most: int = 1 << 20) -> bytes:
 
 def remove(folder: Path) -> None:
     """Remove ``folder`` with all in it. Nothing may be running there any more."""
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():  # folders without permissions, or so deep that rmtree gives up
         subprocess.run(["chmod", "-R", "u+rwX", folder], check=False, capture_output=True)
         subprocess.run(["rm", "-rf", folder], check=True, capture_output=True)

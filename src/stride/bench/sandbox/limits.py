@@ -17,6 +17,10 @@ class SandboxError(StrideError):
     """There is no sandbox, or it did not do what it has to. Never the fault of the code inside."""
 
 
+class NotServingError(StrideError):
+    """The code inside does not listen where it should."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """For all processes of a command together. The defaults are ample for a small web application."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from stride.bench.sandbox import folder as folders
 from stride.bench.sandbox import processes
 from stride.bench.sandbox.inside import READY
-from stride.bench.sandbox.limits import Ended, Limit, SandboxError, Task
+from stride.bench.sandbox.limits import Ended, Limit, NotServingError, SandboxError, Task
 
 INTERVAL = 0.02
 """Seconds between looks at what the processes use."""
@@ -77,7 +77,7 @@ class Running:
 
         The path leads to that very socket, whatever the code may put in its place later.
 
-        :raises SandboxError: the command has ended, nothing listens in time, or ``name`` is no socket.
+        :raises NotServingError: the command has ended, nothing listens in time, or ``name`` is no socket.
         """
         if "/" in name:
             raise SandboxError(f"a socket's name has one part: {name!r}")
@@ -86,9 +86,11 @@ class Running:
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
                 return self._pin(self._task.folder / name)
             if self.ended is not None:
-                raise SandboxError(f"it ended before it listened: {self.ended.reason or f'status {self.ended.status}'}")
+                raise NotServingError(
+                    f"it ended before it listened: {self.ended.reason or f'status {self.ended.status}'}"
+                )
             if time.monotonic() > deadline:
-                raise SandboxError(f"nothing listens on {name} after {seconds:g} s")
+                raise NotServingError(f"nothing listens on {name} after {seconds:g} s")
             time.sleep(0.01)
 
     def wait(self) -> Ended:
@@ -133,7 +135,7 @@ class Running:
         else:
             mode = os.lstat(path).st_mode
         if not stat.S_ISSOCK(mode):
-            raise SandboxError(f"{path.name} is not a socket")
+            raise NotServingError(f"{path.name} is not a socket")
         try:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.setblocking(False)
@@ -166,7 +168,7 @@ class Running:
             processes.end(self._leader, self._members)
             status = self._process.wait(STARTING)
             self._reader.join()
-            limit = limit or ("output" if self._flooded else None)
+            limit = limit or ("output" if self._flooded else None) or self._broken_files([])
             self._result = Ended(
                 status=None if killed else status if status >= 0 else 128 - status,
                 output=self.output,
@@ -206,7 +208,10 @@ class Running:
             return "processes"
         if processes.memory_bytes(members, limits.memory_bytes) > limits.memory_bytes:
             return "memory"
-        return folders.broken(self._task.folder, limits, members, self._free_before)
+        return self._broken_files(members)
+
+    def _broken_files(self, members: list[processes.Process]) -> Limit | None:
+        return folders.broken(self._task.folder, self._task.limits, members, self._free_before)
 
     def _terminate(self) -> None:
         own = self._members is processes.session
