@@ -52,11 +52,10 @@ def main() -> None:
     if (uid := settings["uid"]) is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)  # takes all capabilities away
-    elif sys.platform == "linux" and os.geteuid() == 0:
-        _drop_capabilities()
+        os.setresuid(uid, uid, uid)
     if sys.platform == "linux":
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
+        _drop_capabilities()
     if settings["readable"] is not None:
         restrict_files(settings["readable"], settings["writable"])
     if settings["system_calls"] is not None:
@@ -73,7 +72,7 @@ def main() -> None:
 
 # --- prctl and capabilities ------------------------------------------------------------------------
 
-PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -89,11 +88,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _drop_capabilities() -> None:
-    """Of root, leaves a user who happens to own root's files."""
-    with open("/proc/sys/kernel/cap_last_cap") as file:
-        last = int(file.read())
-    for capability in range(last + 1):
-        _prctl(PR_CAPBSET_DROP, capability)
+    """Leaves of root a user who happens to own root's files; without new privileges, no program brings them back."""
     version_3 = (ctypes.c_uint32 * 2)(0x20080522, 0)
     _check(_libc.capset(version_3, (ctypes.c_uint32 * 6)()), "capset")
 

@@ -55,7 +55,7 @@ def command_line(
         "NOFILE": 256,
         "FSIZE": limits.disk_bytes,
         "DATA": MEMORY_OF_ONE * limits.memory_bytes,
-        "CPU": int(limits.seconds) + 2,  # of each, should nobody be left who watches
+        "CPU": (int(limits.seconds) + 2) * (os.cpu_count() or 1),  # of each, should nobody be left who watches
     }
     if threads_already is not None:
         resources["NPROC"] = threads_already + limits.processes + SPARE

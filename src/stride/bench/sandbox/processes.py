@@ -98,16 +98,20 @@ def _scan() -> list[Process]:
     """Every process that has not ended."""
     if sys.platform != "linux":
         return _scan_anywhere()
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                # The program's name, which may hold anything, is in parentheses. See proc_pid_stat(5).
-                state, parent, _, session, *rest = file.read().rpartition(b")")[2].split()
-                if state not in (b"Z", b"X"):
-                    resident = int(rest[17]) * _PAGE
-                    found.append(Process(int(name), int(parent), int(session), int(rest[15]), int(rest[13]), resident))
-    return found
+    return [process for name in os.listdir("/proc") if name.isdigit() and (process := _read(int(name)))]
+
+
+def _read(pid: int) -> Process | None:
+    """None once it has ended. See proc_pid_stat(5)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The program's name, which may hold anything, is in parentheses.
+            state, parent, _, session, *rest = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    if state in (b"Z", b"X"):
+        return None
+    return Process(pid, int(parent), int(session), int(rest[15]), int(rest[13]), int(rest[17]) * _PAGE)
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -130,7 +134,7 @@ def _scan_anywhere() -> list[Process]:
 def _proportional_bytes(process: Process) -> int:
     try:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_bytes().splitlines()
-    except OSError:  # it has ended, or may not be looked into
-        return process.resident_bytes if os.path.exists(f"/proc/{process.pid}") else 0
+    except OSError:  # it has just ended, or may not be looked into
+        return process.resident_bytes if _read(process.pid) else 0
     sizes = (line.split() for line in lines)
     return sum(int(size[1]) for size in sizes if size[0] in (b"Pss:", b"SwapPss:")) * 1024

@@ -21,6 +21,8 @@ from stride.bench.sandbox.limits import Ended, Limit, NotServingError, SandboxEr
 
 INTERVAL = 0.02
 """Seconds between looks at what the processes use."""
+REST = 9
+"""Times as long as a look takes until the next one: where many processes run, watching must not slow them down."""
 STARTING = 20.0
 """Seconds that the sandbox itself may take to start."""
 GRACE = 2.0
@@ -184,9 +186,11 @@ class Running:
     def _until_over(self) -> Limit | None:
         deadline = self._started + self._task.limits.seconds
         while _exit_status(self._process.pid) is None:
+            began = time.monotonic()
             if limit := self._broken():
                 return limit
             now = time.monotonic()
+            looked = now - began
             if self._stopping:
                 if deadline > now + GRACE:
                     deadline = now + GRACE
@@ -195,7 +199,7 @@ class Running:
                     return None
             elif now > deadline:
                 return "time"
-            self._wake.wait(INTERVAL)
+            self._wake.wait(max(INTERVAL, REST * looked))
             self._wake.clear()
         return None
 

@@ -50,7 +50,10 @@ class Sandbox:
         readable: Sequence[Path] = (),
         environment: Mapping[str, str] = NOTHING,
     ) -> Iterator[Running]:
-        """As `run`, while the caller talks to it (`Running.address`). With the context ends all that it started."""
+        """As `run`, while the caller talks to it (`Running.address`). With the context ends all that it started.
+
+        The command ends with the thread that started it.
+        """
         if not command:
             raise SandboxError("no command")
         task = Task(
