@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import textwrap
@@ -14,13 +15,13 @@ import pytest
 from stride.bench.sandbox import Ended, Limits, Sandbox, available, launch
 
 PYTHON = [os.fspath(launch.PYTHON), "-I", "-S", "-c"]
-FAULTS = {sandbox.name: available.probe(sandbox) for sandbox in available.SANDBOXES}
+probe = functools.cache(available.probe)
 
 
 @pytest.fixture(params=available.SANDBOXES, ids=lambda sandbox: sandbox.name.replace(" ", "-"))
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    if FAULTS[request.param.name]:
-        pytest.skip(f"{request.param.name}: {FAULTS[request.param.name]}")
+    if fault := probe(request.param):
+        pytest.skip(f"{request.param.name}: {fault}")
     return request.param
 
 

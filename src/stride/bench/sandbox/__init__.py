@@ -1,4 +1,10 @@
-"""Runs code that nobody has looked at, and tells what was seen from outside: the code's own word proves nothing."""
+"""Runs code that nobody has looked at, and tells what was seen from outside: the code's own word proves nothing.
+
+with workspace(files) as folder, find().start(command, folder, readable=[packages]) as running:
+    transport = httpx.HTTPTransport(uds=running.address("app.sock"))
+    …
+running.wait()  # how it ended, and which limit it broke
+"""
 
 from stride.bench.sandbox.available import find
 from stride.bench.sandbox.folder import read, workspace

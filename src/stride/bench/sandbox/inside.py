@@ -23,13 +23,15 @@ READY = b"ready"
 
 
 class Settings(TypedDict):
-    """``readable`` (None: leave it out) and ``writable`` are Landlock's; ``system_calls`` names one of `FILTERS`."""
+    """``readable`` (None: leave it out) and ``writable`` are Landlock's; ``system_calls`` names the filter, if any."""
 
     control_fd: int
     uid: int | None
     resources: Mapping[str, int]
     readable: Sequence[str] | None
     writable: Sequence[str]
+    supervised: bool
+    """Where no process namespace ends all with its first."""
     system_calls: str | None
 
 
@@ -38,10 +40,11 @@ def main() -> None:
     command = sys.argv[2:]
     os.set_inheritable(settings["control_fd"], False)
     if sys.platform == "linux":
-        # Whoever started the sandbox has died: so do we. Should memory run out, we are the first to go.
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
+            file.write("1000")  # should memory run out, we are the first to go
+        if settings["supervised"]:
+            become_child()
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(10)
     os.umask(0o077)
     for name, value in settings["resources"].items():
@@ -59,7 +62,7 @@ def main() -> None:
     if settings["readable"] is not None:
         restrict_files(settings["readable"], settings["writable"])
     if settings["system_calls"] is not None:
-        filter_system_calls(FILTERS[settings["system_calls"]])
+        filter_system_calls(ALWAYS if settings["system_calls"] == "namespaces" else ALWAYS + shared())
     os.write(settings["control_fd"], READY)
     if os.read(settings["control_fd"], len(READY)) != READY:
         sys.exit(1)  # nobody watches
@@ -68,6 +71,32 @@ def main() -> None:
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         sys.exit(127)
+
+
+# --- A parent for all, outside of what binds them -------------------------------------------------------
+
+
+def become_child() -> None:
+    """Fork. What returns is the child; the parent passes SIGTERM on, ends as the child does, and ends the whole group
+    should whoever started it die."""
+    waited_for = {signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
+    child = os.fork()
+    if not child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, waited_for)
+        return
+    _prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
+    while True:
+        match signal.sigwait(waited_for):
+            case signal.SIGHUP:
+                os.killpg(0, signal.SIGKILL)
+            case signal.SIGTERM:
+                os.kill(child, signal.SIGTERM)
+            case _:
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    code = os.waitstatus_to_exitcode(status)
+                    os._exit(code if code >= 0 else 128 - code)
 
 
 # --- prctl and capabilities ------------------------------------------------------------------------
@@ -175,16 +204,18 @@ ALWAYS: list[Rule] = [
     *((errno.EPERM, "ioctl", ((1, MASKED_EQUAL, 0xFFFFFFFF, option),)) for option in (0x8901, 0x8902, 0x5412, 0x541C)),
 ]
 
-SHARED: list[Rule] = [
-    # Where processes and files are shared with the machine: signals to itself only; nobody leaves the session, which is
-    # how all are found; and modes, owners, times and attributes, which Landlock does not guard, stay as they are.
-    # Servers set their socket's mode, so that is a success without effect.
-    *((errno.EPERM, name, ((0, NOT_EQUAL, os.getpid(), 0),)) for name in ("kill", "tgkill")),
-    *_errors(errno.EPERM, "tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal setsid setpgid"),
-    *_errors(0, "chmod fchmod fchmodat chown fchown fchownat lchown utime utimes utimensat futimesat"),
-    *_errors(errno.EPERM, "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"),
-]
-FILTERS: Mapping[str, list[Rule]] = {"namespaces": ALWAYS, "shared": ALWAYS + SHARED}
+
+def shared() -> list[Rule]:
+    """Where processes and files are the machine's own: signals to itself only; nobody leaves the session, which is how
+    all are found; and modes, owners, times and attributes, which Landlock does not guard, stay as they are. Servers set
+    their socket's mode, so that is a success without effect.
+    """
+    return [
+        *((errno.EPERM, name, ((0, NOT_EQUAL, os.getpid(), 0),)) for name in ("kill", "tgkill")),
+        *_errors(errno.EPERM, "tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal setsid setpgid"),
+        *_errors(0, "chmod fchmod fchmodat chown fchown fchownat lchown utime utimes utimensat futimesat"),
+        *_errors(errno.EPERM, "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"),
+    ]
 
 
 class _Comparison(ctypes.Structure):

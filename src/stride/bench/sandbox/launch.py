@@ -65,6 +65,7 @@ def command_line(
         resources=resources,
         readable=[os.fspath(path) for path in readable(task)] if files else None,
         writable=[os.fspath(path) for path in (task.folder, *DEVICES)],
+        supervised=system_calls != "namespaces",
         system_calls=system_calls,
     )
     return [os.fspath(PYTHON), "-I", "-S", inside.__file__, json.dumps(settings), *task.command]

@@ -36,10 +36,10 @@ class Limits:
     def broken(self, limit: Limit) -> str:
         """In a sentence's words, what it means to have broken ``limit``."""
         return {
-            "memory": f"more than {self.memory_bytes / MIB:g} MiB of memory",
+            "memory": f"more than {_size(self.memory_bytes)} of memory",
             "processes": f"more than {self.processes} processes and threads",
-            "output": f"more than {self.output_bytes / MIB:g} MiB of output",
-            "disk": f"more than {self.disk_bytes / MIB:g} MiB of files",
+            "output": f"more than {_size(self.output_bytes)} of output",
+            "disk": f"more than {_size(self.disk_bytes)} of files",
             "files": f"more than {self.disk_files} files, or some that cannot be looked at",
             "time": f"more than {self.seconds:g} s",
         }[limit]
@@ -70,3 +70,7 @@ class Ended:
     seconds: float
     limit: Limit | None = None
     reason: str = ""
+
+
+def _size(count: int) -> str:
+    return f"{count:,} bytes" if count % MIB else f"{count // MIB:,} MiB"

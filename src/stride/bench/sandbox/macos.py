@@ -45,7 +45,9 @@ def profile(folder: Path, readable: Iterable[Path]) -> str:
             "(allow file-read-metadata)",
             f'(allow file-read* (literal "/") {reads} {devices})',
             f"(allow file-write* {writes} {devices})",
-            f"(allow network-bind network-inbound (local unix-socket {writes}))",
+            "(allow system-socket (socket-domain AF_UNIX))",
+            f"(allow network-bind (local unix-socket {writes}))",
+            f"(allow network-inbound (local unix-socket {writes}))",
         )
     )
 

@@ -166,7 +166,7 @@ class Running:
         try:
             limit = self._until_over()
             seconds = time.monotonic() - self._started
-            killed = _exit_status(self._process.pid) is None
+            killed = not self._has_ended()
             processes.end(self._leader, self._members)
             status = self._process.wait(STARTING)
             self._reader.join()
@@ -185,7 +185,7 @@ class Running:
 
     def _until_over(self) -> Limit | None:
         deadline = self._started + self._task.limits.seconds
-        while _exit_status(self._process.pid) is None:
+        while not self._has_ended():
             began = time.monotonic()
             if limit := self._broken():
                 return limit
@@ -217,18 +217,18 @@ class Running:
     def _broken_files(self, members: list[processes.Process]) -> Limit | None:
         return folders.broken(self._task.folder, self._task.limits, members, self._free_before)
 
+    def _has_ended(self) -> bool:
+        if sys.platform != "linux":
+            return self._process.poll() is not None
+        # Without taking leave of it: its number stays its own until all that belongs to it has ended.
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
     def _terminate(self) -> None:
         own = self._members is processes.session
         command = self._leader if own else processes.child(self._leader.pid)
         if command is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(command.pid, signal.SIGTERM)
-
-
-def _exit_status(pid: int) -> int | None:
-    """Of a child that has ended, without taking leave of it: its number stays its own until `wait`."""
-    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    return None if found is None else found.si_status
 
 
 def _environment(task: Task) -> dict[str, str]:
