@@ -21,7 +21,7 @@ Run = Callable[..., Ended]
 MIB = 1 << 20
 
 ATTEMPTS = """
-import contextlib, ctypes, fcntl, json, os, resource, signal, socket, sys, time
+import contextlib, ctypes, fcntl, json, mmap, os, resource, signal, socket, sys, time
 succeeded = []
 libc = ctypes.CDLL(None, use_errno=True)
 def attempt(what, action):
@@ -139,6 +139,8 @@ def test_memory_that_no_process_holds(attempt):
         """
         attempt("memfd", lambda: os.memfd_create("hidden"))
         attempt("System V", lambda: libc.shmget(0, 1 << 20, 0o1600))
+        attempt("shared mapping", lambda: mmap.mmap(-1, 4096))
+        attempt("zero", lambda: os.open("/dev/zero", os.O_RDWR))
         attempt("messages", lambda: libc.msgget(0, 0o1600))
         """
     )

@@ -161,6 +161,7 @@ ALLOW, KILL_PROCESS = 0x7FFF0000, 0x80000000
 NOT_EQUAL, MASKED_EQUAL = 1, 7
 BAD_ARCHITECTURE, OPTIMIZE = 2, 8
 AF_UNIX, SOCK_STREAM = 1, 1
+MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
 NAMESPACES = tuple(1 << bit for bit in (17, 25, 26, 27, 28, 29, 30))
 UNKNOWN = range(451, 600)
 """Calls newer than Linux 6.4: numbers that all machines share. Programs take ENOSYS for an older kernel."""
@@ -188,6 +189,8 @@ ALWAYS: list[Rule] = [
     *_errors(errno.ENOSYS, "clone3 io_uring_setup io_uring_enter io_uring_register"),
     *((errno.ENOSYS, number, ()) for number in UNKNOWN),
     *((errno.EPERM, "clone", ((0, MASKED_EQUAL, flag, flag),)) for flag in NAMESPACES),
+    # Shared anonymous memory stays when it is no longer mapped, and nobody's counts have it.
+    (errno.EPERM, "mmap", ((3, MASKED_EQUAL, MAP_SHARED | MAP_ANONYMOUS, MAP_SHARED | MAP_ANONYMOUS),)),
     # Sockets: to be connected to, by path, and nothing else.
     *_errors(errno.EACCES, "connect"),
     *((errno.EACCES, name, ((0, NOT_EQUAL, AF_UNIX, 0),)) for name in ("socket", "socketpair")),

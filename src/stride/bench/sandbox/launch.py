@@ -16,7 +16,8 @@ PROGRAMS = (
     *("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"),
 )
 """What of a system is programs and libraries, where it exists."""
-DEVICES = tuple(Path("/dev", name) for name in ("null", "zero", "full", "random", "urandom"))
+DEVICES = tuple(Path("/dev", name) for name in ("null", "full", "random", "urandom"))
+"""Not ``zero``: mapped, it is memory that no process holds."""
 PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 SPARE = 16
 """Processes that the kernel allows beyond the limit, so that whoever watches sees it broken."""

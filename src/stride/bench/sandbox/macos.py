@@ -18,7 +18,7 @@ SYSTEM = (
     *("/System", "/usr/lib", "/usr/share", "/usr/bin", "/bin", "/Library/Apple", "/Library/Frameworks"),
     *("/private/var/db/dyld", "/private/var/db/timezone", "/private/etc/localtime", "/opt/homebrew", "/usr/local"),
 )
-DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")
 
 
 def _command_line(task: Task, control: int) -> list[str]:
