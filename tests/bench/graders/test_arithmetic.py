@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -40,8 +41,9 @@ def test_ways_to_write_it(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", "12.675", "(12.675)", "-4", "tip", "84.50 * tip", "round(84.5 * 0.15)", "__import__('os')", "1 +", "2 2",
-        "3(4)", "(1, 2)", "1/0", "0 ** -1", "9**9**9**9", "(-8) ** 0.5", "1e400 * 1", "1 < 2", "1, 2 + 3", "2 + 007",
+        "", " ", "12.675", "(12.675)", "-4", "tip", "84.50 * tip", "round(84.5 * 0.15)", "__import__('os')", "1 +",
+        "2 2", "3(4)", "(1, 2)", "1/0", "0 ** -1", "9**9**9**9", "(-8) ** 0.5", "1e400 * 1", "1 < 2", "1, 2 + 3",
+        "2 + 007",
         "0x10 + 1", "1 if 1 else 2", "1\n+1\n2", "1 + " * 50 + "1 " * 60,
     ],
 )  # fmt: skip
@@ -56,15 +58,10 @@ def test_length_is_bounded_and_nesting_with_it():
     n = MAX_LENGTH // 2 - 4
     with pytest.raises(ValueError, match="no arithmetic"):
         evaluate("(" * (MAX_LENGTH - 10) + "1+1")
-    try:
-        assert evaluate("(" * n + "1+1" + ")" * n) == 2
-    except ValueError as error:
-        assert "no arithmetic" in str(error)
+    assert evaluate("(" * n + "1+1" + ")" * n) == 2
 
 
 @given(st.text(alphabet="0123456789.,+-*/%^() $ofe=", max_size=40))
 def test_any_text_has_a_finite_value_or_none(text):
-    try:
+    with suppress(ValueError):
         assert math.isfinite(evaluate(text))
-    except ValueError:
-        pass

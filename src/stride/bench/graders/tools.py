@@ -36,6 +36,9 @@ class Wanted:
     name: str
     arguments: Mapping[str, Argument]
 
+    def __str__(self) -> str:
+        return f"{self.name} of " + ", ".join(f"{name}: {wanted.expected}" for name, wanted in self.arguments.items())
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -93,7 +96,7 @@ def read_turn(answer: Answer, tools: Tools) -> Turn:
         faults.append(f"markup of a call in the text: {answer.content[markup.start() :][:SHOWN]}")
     if not calls and not markup:
         if answer.finish_reason == "length":
-            faults.append("no call before the token limit")
+            faults.append("cut off at the token limit, with no call so far")
         elif not answer.content.strip():
             faults.append("no call and no answer")
     return Turn(answer, calls, tuple(faults))
@@ -113,7 +116,7 @@ def judge_calls(turn: Turn, wanted: Sequence[Wanted]) -> Judgement:
     for row, want in enumerate(wanted):
         miss = misses[row][pairs[row]] if row in pairs else None
         evidence = str(turn.calls[found[row]]) if row in found else "; ".join(miss or [_absent(turn)])
-        checks.append(Check(f"{want.name} called", row in found, evidence))
+        checks.append(Check(str(want), row in found, evidence))
     surplus = [str(call) for column, call in enumerate(turn.calls) if column not in found.values()]
     return Judgement(tuple(checks), (Check("no other call", not surplus, _list(surplus)), well_formed(turn)))
 

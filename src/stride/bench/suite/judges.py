@@ -60,7 +60,7 @@ def answers(*looks: Look) -> Judge:
     def judge(turns: Sequence[Turn]) -> Judgement:
         turn = turns[-1]
         abstained = turn.outcome == "abstained"
-        checks = [Check("no call", abstained, _shown(turn))]
+        checks = [Check("an answer and no call", abstained, _shown(turn))]
         checks += [Check(look.name, abstained and look.sees(turn.answer.content), _shown(turn)) for look in looks]
         return Judgement(tuple(checks))
 
@@ -89,8 +89,9 @@ def anything() -> Judge:
 
     def judge(turns: Sequence[Turn]) -> Judgement:
         answer = turns[-1].answer
-        said = bool(answer.content or answer.reasoning or answer.tool_calls)
-        return Judgement((), (Check("an answer", said, _shown(turns[-1])),))
+        sizes = len(answer.tool_calls), len(answer.content), len(answer.reasoning)
+        evidence = "{} calls, {} characters of text, {} of reasoning".format(*sizes)
+        return Judgement((), (Check("an answer", any(sizes), evidence),))
 
     return judge
 
