@@ -131,6 +131,18 @@ def test_plain_words_are_no_markup(content):
     assert read(content=content).outcome == "abstained"
 
 
+def test_thoughts_in_the_text_are_no_part_of_the_answer():
+    thought = '\n<think>\nPerhaps {"name": "get_weather"}?\n</think>'
+    assert (read(content=thought).outcome, read(content=thought + " It is sunny.").outcome) == (
+        "malformed",
+        "abstained",
+    )
+    assert read(content=thought + "\n\nIt is sunny.").text.strip() == "It is sunny."
+    assert read(content=thought + "<tool_call>").outcome == "malformed"
+    assert read(content="<think>Perhaps").outcome == "abstained"
+    assert read(WEATHER, content=thought).outcome == "called"
+
+
 def test_many_calls_are_listed_briefly():
     found = grade(*[TIP] * 200)
     assert found.outcome == "partial"

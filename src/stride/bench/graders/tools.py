@@ -22,6 +22,8 @@ SHOWN = 200
 """Characters of what the model said that evidence quotes."""
 LISTED = 5
 
+_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.S)
+"""What a server that knows no reasoning leaves at the beginning of the text."""
 _MARKUP = re.compile(
     r"</?tool_call>|<function=|<parameter=|<invoke\b|\[TOOL_CALLS\]|<\|python_tag\|>|<\|tool|<｜tool|functools\["
     r'|\{\s*"(?:name|function|tool|tool_name|tool_calls)"\s*:|"type"\s*:\s*"function"',
@@ -55,9 +57,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One answer, read. It is malformed if there is any fault: what cannot be understood never counts as abstaining."""
+    """One answer, read. It is malformed if there is any fault: what cannot be understood never counts as abstaining.
+
+    ``text`` is what it says in words, without thoughts.
+    """
 
     answer: Answer
+    text: str
     calls: tuple[Call, ...]
     faults: tuple[str, ...]
 
@@ -67,8 +73,8 @@ class Turn:
 
     @property
     def words(self) -> str:
-        """The start of what it says, for evidence."""
-        said = " ".join(self.answer.content.split())
+        """The start of the text, for evidence."""
+        said = " ".join(self.text.split())
         return said[:SHOWN] + "…" if len(said) > SHOWN else said
 
 
@@ -87,19 +93,20 @@ class Judgement:
 def read_turn(answer: Answer, tools: Tools) -> Turn:
     """Calls with arguments that fit their schemas, and everything that is wrong with the rest."""
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    thought = _THOUGHT.match(answer.content)
+    text = answer.content[thought.end() :] if thought else answer.content
     calls = tuple(_read_call(call, schemas) for call in answer.tool_calls)
     faults = [call.fault for call in calls if call.fault]
-    markup = _MARKUP.search(answer.content) or re.search(
-        rf"\[\s*(?:{'|'.join(map(re.escape, schemas))})\(", answer.content
-    )
+    names = "|".join(map(re.escape, schemas))
+    markup = _MARKUP.search(text) or re.search(rf"\[\s*(?:{names})\(", text)
     if markup:
-        faults.append(f"markup of a call in the text: {answer.content[markup.start() :][:SHOWN]}")
+        faults.append(f"markup of a call in the text: {text[markup.start() :][:SHOWN]}")
     if not calls and not markup:
         if answer.finish_reason == "length":
             faults.append("cut off at the token limit, with no call so far")
-        elif not answer.content.strip():
+        elif not text.strip():
             faults.append("no call and no answer")
-    return Turn(answer, calls, tuple(faults))
+    return Turn(answer, text, calls, tuple(faults))
 
 
 def judge_calls(turn: Turn, wanted: Sequence[Wanted]) -> Judgement:

@@ -61,7 +61,7 @@ def answers(*looks: Look) -> Judge:
         turn = turns[-1]
         abstained = turn.outcome == "abstained"
         checks = [Check("an answer and no call", abstained, _shown(turn))]
-        checks += [Check(look.name, abstained and look.sees(turn.answer.content), _shown(turn)) for look in looks]
+        checks += [Check(look.name, abstained and look.sees(turn.text), _shown(turn)) for look in looks]
         return Judgement(tuple(checks))
 
     return judge
@@ -74,8 +74,8 @@ def retries_or_tells(wanted: Wanted) -> Judge:
         turn = turns[-1]
         if turn.calls:
             return judge_calls(turn, [wanted])
-        told = turn.outcome == "abstained" and _TELLS.search(turn.answer.content) is not None
-        made_up = _TEMPERATURE.search(turn.answer.content)
+        told = turn.outcome == "abstained" and _TELLS.search(turn.text) is not None
+        made_up = _TEMPERATURE.search(turn.text)
         return Judgement(
             (Check("tried again or told of the failure", told, _shown(turn)),),
             (Check("nothing made up", made_up is None, made_up[0] if made_up else "no temperature"), well_formed(turn)),
