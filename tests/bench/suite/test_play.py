@@ -100,7 +100,7 @@ def test_over_http_streamed_and_whole(stand, wire):
 
     stand.answer = answer
     with httpx.Client() as http:
-        result = play(find("streamed", 0), over_http(http, f"{stand.url}/v1/chat/completions", "tiny"), max_tokens=7)
+        result = play(find("streamed", 0), over_http(http, stand.url, "tiny"), max_tokens=7)
     assert result.passed
     assert [(body["model"], body["max_tokens"], body["stream"]) for body in stand.requests] == [
         ("tiny", 7, True),
@@ -111,7 +111,7 @@ def test_over_http_streamed_and_whole(stand, wire):
 def test_every_kind_with_the_demo_model():
     """Its weights are random: what it says may fail, but no request does, and whatever it says can be graded."""
     with ServedModel(n_ctx=2048).connect(lambda text: None) as endpoint:
-        ask = over_http(endpoint.http, endpoint.chat_url, endpoint.model)
+        ask = over_http(endpoint.http, endpoint.url, endpoint.model)
         results = [play(kind.case(0), ask, max_tokens=16) for kind in KINDS]
         second_turn = play_stock(ask, max_tokens=16)
     assert [result.fault for result in [*results, second_turn]] == [None] * (len(KINDS) + 1)

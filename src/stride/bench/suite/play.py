@@ -41,9 +41,9 @@ class CaseResult:
 
 
 def over_http(http: httpx.Client, url: str, model: str | None = None) -> Ask:
-    """Asks the server whose chat completions are at ``url``."""
-    named = {} if model is None else {"model": model}
-    return lambda body: (ask if body["stream"] else ask_whole)(http, url, {**body, **named})
+    """Asks in OpenAI's format, also a server that has one of its own: programs with tools speak OpenAI's."""
+    chat, named = f"{url}/v1/chat/completions", {} if model is None else {"model": model}
+    return lambda body: (ask if body["stream"] else ask_whole)(http, chat, {**body, **named})
 
 
 def play(case: Case, ask: Ask, max_tokens: int = MAX_TOKENS) -> CaseResult:
