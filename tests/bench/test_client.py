@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stride.bench.client import EventParser, Recorder, ask
+from stride.bench.client import EventParser, Recorder, ask, ask_whole
 
 
 def event(payload: object, end: str = "\n") -> bytes:
@@ -134,3 +134,37 @@ def test_http_errors_and_absent_servers_are_named(stand):
     assert gone.error is not None
     assert gone.error.startswith("ConnectError")
     assert gone.times.first_byte is None
+
+
+def test_an_answer_in_one_piece(stand):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    message = {"role": "assistant", "content": "Hi", "reasoning_content": "Hm", "tool_calls": [call]}
+    whole = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": {"completion_tokens": 3}}
+    stand.answer = lambda body: [json.dumps(whole).encode()]
+    with httpx.Client() as http:
+        reply = ask_whole(http, f"{stand.url}/v1/chat/completions", {"stream": False})
+    assert reply.error is None
+    assert (reply.answer.content, reply.answer.reasoning, reply.answer.finish_reason) == ("Hi", "Hm", "tool_calls")
+    assert [(made.id, made.name, made.arguments) for made in reply.answer.tool_calls] == [("1", "f", '{"a": 1}')]
+    assert reply.usage == {"completion_tokens": 3}
+    assert len(reply.arrivals) == 1
+    assert reply.times.first_byte is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[]", "no completion"),
+        (b"{broken", "no completion"),
+        (b'{"choices": [{"text": "Hi"}]}', "no completion"),
+        (b"\xff\xfe\xfd", "no completion"),
+        (b'{"error": {"message": "out of memory"}}', "out of memory"),
+        (b'{"choices": []}', "ended before the answer did"),
+        (503, "HTTP 503: as the test wants"),
+    ],
+)
+def test_a_bad_answer_in_one_piece(stand, body, reason):
+    stand.answer = lambda asked: body if isinstance(body, int) else [body]
+    with httpx.Client() as http:
+        assert reason in (ask_whole(http, f"{stand.url}/v1/chat/completions", {}).error or "")
+        assert "ConnectError" in (ask_whole(http, "http://127.0.0.1:9/", {}).error or "")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from stride.bench.statistics import divergences, ratio, summarize
+from stride.bench.statistics import divergences, mcnemar, ratio, summarize, wilson
 
 
 def test_median_and_interval():
@@ -60,3 +61,29 @@ def test_divergences_are_those_of_the_distributions():
     shift = np.array([[3], [-4]])  # logits of the same distribution
     expected = [0.5 * np.log(2) - 0.25 * np.log(2), 0]
     np.testing.assert_allclose(divergences(exact, other + shift), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("passed", "n"), [(0, 5), (5, 5), (3, 5), (1, 70), (42, 70), (70, 70), (1, 1), (999, 1000)])
+def test_wilsons_interval_is_scipys(passed, n):
+    expected = binomtest(passed, n).proportion_ci(0.95, method="wilson")
+    assert wilson(passed, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_no_rate_has_no_interval():
+    for passed, n in [(0, 0), (6, 5), (-1, 5)]:
+        with pytest.raises(ValueError, match="is no rate"):
+            wilson(passed, n)
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (5, 0), (0, 6), (3, 3), (9, 2), (1, 14), (60, 41)])
+def test_mcnemar_is_the_exact_binomial_test(only_first, only_second):
+    pairs = [(True, True)] * 7 + [(False, False)] * 4 + [(True, False)] * only_first + [(False, True)] * only_second
+    found = mcnemar([a for a, _ in pairs], [b for _, b in pairs])
+    assert (found.n, found.only_first, found.only_second) == (len(pairs), only_first, only_second)
+    uneven = only_first + only_second
+    assert found.p_value == pytest.approx(binomtest(only_first, uneven).pvalue if uneven else 1.0)
+
+
+def test_mcnemar_needs_the_same_cases():
+    with pytest.raises(ValueError, match="shorter"):
+        mcnemar([True, False], [True])

@@ -81,6 +81,19 @@ def ask(
     return record.reply(clock())
 
 
+def ask_whole(http: httpx.Client, url: str, body: Mapping[str, Any], clock: Clock = time.perf_counter) -> Reply:
+    """The same for a body that asks for the answer in one piece."""
+    recorder = Recorder(clock())
+    try:
+        response = http.post(url, json=dict(body))
+    except httpx.HTTPError as error:
+        return recorder.reply(clock(), f"{type(error).__name__}: {error}")
+    if response.status_code != httpx.codes.OK:
+        return recorder.reply(clock(), f"HTTP {response.status_code}: {error_text(response.text)}")
+    recorder.feed_whole(clock(), response.content)
+    return recorder.reply(clock())
+
+
 def error_text(text: str) -> str:
     """The message inside an OpenAI-style error body, or the start of the body."""
     try:
@@ -147,6 +160,16 @@ class Recorder:
                 self._done = True
                 continue
             self._take_guarded(now - self.sent, data)
+
+    def feed_whole(self, now: float, completion: bytes) -> None:
+        """Take an answer that was not streamed: its message is all of its pieces."""
+        self._times.setdefault("first_byte", now - self.sent)
+        try:
+            payload = json.loads(completion)
+            choices = [choice | {"delta": choice["message"]} for choice in payload.get("choices") or ()]
+            self._take(now - self.sent, payload | {"choices": choices})
+        except (ValueError, TypeError, AttributeError, KeyError):
+            self._error = self._error or f"the server sent no completion: {completion[:100]!r}"
 
     def reply(self, now: float, error: str | None = None) -> Reply:
         """The whole, at the end of the stream (or at its failure, named in ``error``)."""

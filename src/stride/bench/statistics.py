@@ -1,9 +1,11 @@
-"""Medians with bootstrap intervals, variation and drift, from few repeats."""
+"""Medians with bootstrap intervals, variation and drift, from few repeats; rates of passes and their comparison."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +54,34 @@ def ratio(values: Sequence[float], reference: Sequence[float]) -> Summary | None
     above, below = np.asarray(values, np.float64), np.asarray(reference, np.float64)
     low, high = _interval(_medians(above, seed=0) / _medians(below, seed=1))
     return Summary(min(above.size, below.size), float(np.median(above) / np.median(below)), low, high, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Two models on the same ``n`` cases: what only one passed, and how likely so uneven a split is by chance."""
+
+    n: int
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """The exact test, two-sided, of passes case by case; ValueError if the cases are not as many."""
+    pairs = list(zip(first, second, strict=True))
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    n_uneven = only_first + only_second
+    tail = sum(math.comb(n_uneven, k) for k in range(min(only_first, only_second) + 1))
+    return McNemar(len(pairs), only_first, only_second, min(1.0, 2 * tail / 2**n_uneven))
+
+
+def wilson(passed: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a rate; ValueError unless 0 <= passed <= n and n > 0."""
+    if not 0 <= passed <= n or n == 0:
+        raise ValueError(f"{passed} of {n} is no rate")
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    middle, spread = passed + z * z / 2, z * math.sqrt(passed * (n - passed) / n + z * z / 4)
+    return max(0.0, (middle - spread) / (n + z * z)), min(1.0, (middle + spread) / (n + z * z))
 
 
 def _medians(values: FloatArray, seed: int) -> FloatArray:

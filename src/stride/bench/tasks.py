@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from stride.bench.client import Answer
 from stride.bench.graders import Grade
+from stride.bench.graders.arguments import place, value_of
 from stride.bench.graders.coding import grade_code
-from stride.bench.graders.tools import Arguments, Wanted, grade_calls
+from stride.bench.graders.tools import Wanted, grade_calls
 
 FILLER = (
     *("river", "engine", "window", "garden", "paper", "market", "winter", "signal", "letter", "bridge", "island"),
@@ -88,23 +88,13 @@ def _function(name: str, description: str, **parameters: str) -> dict[str, Any]:
     }
 
 
-def _names_austin(arguments: Arguments) -> bool:
-    return "austin" in str(arguments["location"]).casefold()
-
-
-def _is_fifteen_percent(arguments: Arguments) -> bool:
-    """The tip, or the bill with the tip: both numbers stand in the expression, which is not evaluated."""
-    numbers = {float(number) for number in re.findall(r"\d*\.?\d+", str(arguments["expression"]))}
-    return 84.5 in numbers and bool(numbers & {15.0, 0.15, 1.15})
-
-
 TOOLS = (
     _function("get_weather", "Get the current weather in a place.", location="City, and state or country."),
     _function("calculate", "Evaluate an arithmetic expression.", expression="For example 2 * (3 + 4)."),
 )
 WANTED = (
-    Wanted("get_weather", "a location in Austin", _names_austin),
-    Wanted("calculate", "15% of 84.50", _is_fifteen_percent),
+    Wanted("get_weather", {"location": place("Austin")}),
+    Wanted("calculate", {"expression": value_of(0.15 * 84.5, 1.15 * 84.5)}),  # the tip, or the bill with it
 )
 
 SPEED = Task(
