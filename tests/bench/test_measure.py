@@ -19,6 +19,7 @@ class Quiet:
     def __init__(self, stop_after: int | None = None) -> None:
         self.lines: list[str] = []
         self.runs: list[object] = []
+        self.cases: list[object] = []
         self.estimate: float | None = None
         self.stop_after = stop_after
 
@@ -31,14 +32,17 @@ class Quiet:
     def estimated(self, seconds: float) -> None:
         self.estimate = seconds
 
+    def played(self, target: object, case: object) -> None:
+        self.cases.append(case)
+
     def finished(self, run: object) -> None:
         self.runs.append(run)
         if len(self.runs) == self.stop_after:
             raise KeyboardInterrupt
 
 
-def measure(targets, tasks, repeats, watch, seconds=None, most_repeats=0):
-    plan = Plan("test", tuple(tasks), repeats, max(repeats, most_repeats), seconds)
+def measure(targets, tasks, repeats, watch, seconds=None, most_repeats=0, suite_seeds=0):
+    plan = Plan("test", tuple(tasks), repeats, max(repeats, most_repeats), suite_seeds, seconds)
     results = Results([TargetResult(target.label) for target in targets], plan, interleaved=True)
     measuring.measure(targets, results, watch)
     return results
@@ -241,3 +245,12 @@ def test_what_is_there_is_not_measured_again(speak):
     assert done == [
         ("warm-up", 0), ("speed", 1), ("tools", 1), ("warm-up", 0), ("speed", 2), ("tools", 2),
     ]  # fmt: skip
+
+
+def test_the_tool_suite_is_played_once_a_repeat_and_not_again(speak):
+    first = measure([Url(speak.url)], [SPEED], 2, Quiet(), suite_seeds=1)
+    assert sorted({case.seed for case in one(first).cases}) == [1]
+    assert len({case.kind for case in one(first).cases}) == len(one(first).cases) == 14
+    watch = Quiet()
+    measuring.measure([Url(speak.url)], first, watch)
+    assert watch.cases == []

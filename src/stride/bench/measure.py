@@ -18,6 +18,8 @@ from stride.bench.memory import MemorySampler
 from stride.bench.results import Results, Run, TargetResult
 from stride.bench.servers import Endpoint, TargetError
 from stride.bench.statistics import summarize
+from stride.bench.suite.case import Case
+from stride.bench.suite.play import CaseResult, over_http, play
 from stride.bench.targets import Target
 from stride.bench.tasks import WARM_UP, Task
 
@@ -41,6 +43,9 @@ class Watch(Protocol):
 
     def finished(self, run: Run) -> None:
         """A run is over, well or not."""
+
+    def played(self, target: TargetResult, case: CaseResult) -> None:
+        """A conversation of the tool suite is over, well or not."""
 
 
 def measure(targets: Sequence[Target], results: Results, watch: Watch) -> None:
@@ -82,6 +87,9 @@ def _measure_group(group: Sequence[tuple[Target, TargetResult]], results: Result
             for task in plan.tasks if repeat <= plan.repeats else _still_wide(stations, plan.tasks):
                 for station in stations:
                     station.run(task, repeat)
+            for case in plan.cases(repeat):
+                for station in stations:
+                    station.play(case)
             now = time.perf_counter()
             if plan.seconds is not None and (now - began) + (now - repeat_began) > plan.seconds:
                 results.time_is_up = repeat < plan.repeats
@@ -131,6 +139,14 @@ class _Station:
             return
         self.watch.status(f"{self.result.label}: {task.title.lower()}, repeat {repeat}")
         self._keep(self._ask(task, repeat))
+
+    def play(self, case: Case) -> None:
+        if self.result.has_case(case):
+            return
+        self.watch.status(f"{self.result.label}: tool suite, {case.kind}, seed {case.seed}")
+        result = play(case, over_http(self.endpoint.http, self.endpoint.url, self.endpoint.model))
+        self.result.cases.append(result)
+        self.watch.played(self.result, result)
 
     def _fits(self, task: Task) -> bool:
         return task.depth + task.max_tokens + SPARE_TOKENS <= (self.result.n_ctx or math.inf) or not task.depth

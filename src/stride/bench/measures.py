@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from stride.bench import figures as fig
 from stride.bench.results import Results, TargetResult
-from stride.bench.statistics import Summary, summarize
+from stride.bench.statistics import Summary, summarize, wilson
 from stride.bench.tasks import CODING, SPEED, TOOL_CALLS
 from stride.errors import RequestError
 
@@ -17,16 +17,23 @@ OUTCOME_VALUES = {"pass": 1.0, "partial": 0.5, "fail": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure by its key: values of one target, one for each repeat, in order; empty where it was not measured."""
+    """A figure by its key: values of one target, one for each repeat, in order; empty where it was not measured.
+
+    ``summarize`` makes one of them: the median, or for ``passes`` (1.0 and 0.0) their rate.
+    """
 
     key: str
     title: str
     values: Callable[[TargetResult], list[float]]
     write: Callable[[float | None], str]
     higher_is_better: bool = True
+    passes: bool = False
 
     def summary(self, target: TargetResult) -> Summary | None:
-        return summarize(self.values(target))
+        return self.summarize(self.values(target))
+
+    def summarize(self, values: Sequence[float]) -> Summary | None:
+        return _rate(values) if self.passes else summarize(values)
 
 
 def _prompt_rates(target: TargetResult) -> list[float]:
@@ -47,12 +54,24 @@ def _tools(target: TargetResult) -> list[float]:
     return [OUTCOME_VALUES[run.grade.outcome] for run in target.counted(TOOL_CALLS.name) if run.grade]
 
 
+def _suite(target: TargetResult) -> list[float]:
+    return [float(case.passed) for case in target.cases]
+
+
 def _memory(target: TargetResult) -> list[float]:
     return [target.memory.footprint / 2**30] if target.memory else []
 
 
 def _gib(value: float | None) -> str:
     return fig.size(None if value is None else value * 2**30)
+
+
+def _rate(values: Sequence[float]) -> Summary | None:
+    """Of passes, whose median would be all or nothing, with Wilson's interval."""
+    if not values:
+        return None
+    low, high = wilson(round(sum(values)), len(values))
+    return Summary(len(values), sum(values) / len(values), low, high, None, None)
 
 
 MEASURES = {
@@ -63,6 +82,7 @@ MEASURES = {
         Measure("first_token", "First token, s", _first_tokens, fig.seconds, higher_is_better=False),
         Measure("coding", "Coding, share of checks", _coding, fig.percent),
         Measure("tools", "Post's tool calls, share", _tools, fig.percent),
+        Measure("suite", "Tool suite, passed", _suite, fig.percent, passes=True),
         Measure("memory", "Memory, GiB", _memory, _gib, higher_is_better=False),
     )
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from stride.bench.suite.case import Case
+from stride.bench.suite.kinds import KINDS
 from stride.bench.tasks import CODING, POST_TASKS, WARM, Task, deep
 
 
@@ -18,21 +20,27 @@ class Plan:
     tasks: tuple[Task, ...]
     repeats: int
     most_repeats: int
+    suite_seeds: int = 0
+    """Conversations of each kind of the tool suite; one of each kind is played in every repeat."""
     seconds: float | None = None
 
     @property
     def n_requests(self) -> int:
         """Of each target, at least."""
-        return 1 + self.repeats * sum(task.n_requests for task in self.tasks)
+        return 1 + self.repeats * sum(task.n_requests for task in self.tasks) + len(KINDS) * self.suite_seeds
+
+    def cases(self, repeat: int) -> list[Case]:
+        """The suite's conversations of a repeat."""
+        return [kind.case(repeat) for kind in KINDS] if repeat <= self.suite_seeds else []
 
 
 DEPTHS = (1024, 4096, 16384, 65536)
 """Tokens of context before the question, as far as a target's context goes."""
 
 LEVELS = {
-    "quick": Plan("quick", (*POST_TASKS, WARM, deep(1024)), repeats=3, most_repeats=3, seconds=90),
-    "standard": Plan("standard", (*POST_TASKS, WARM, *map(deep, DEPTHS[:2])), repeats=5, most_repeats=10),
-    "full": Plan("full", (*POST_TASKS, WARM, *map(deep, DEPTHS)), repeats=10, most_repeats=30),
+    "quick": Plan("quick", (*POST_TASKS, WARM, deep(1024)), 3, 3, suite_seeds=1, seconds=90),
+    "standard": Plan("standard", (*POST_TASKS, WARM, *map(deep, DEPTHS[:2])), 5, 10, suite_seeds=5),
+    "full": Plan("full", (*POST_TASKS, WARM, *map(deep, DEPTHS)), 10, 30, suite_seeds=5),
 }
 """What may be asked for by name."""
 

@@ -11,6 +11,8 @@ from stride.bench.graders import Grade
 from stride.bench.memory import Memory
 from stride.bench.plan import Plan
 from stride.bench.servers import ModelFile
+from stride.bench.suite.case import Case
+from stride.bench.suite.play import CaseResult
 from stride.bench.tasks import Task
 
 
@@ -96,6 +98,7 @@ class TargetResult:
     file: ModelFile | None = None
     memory: Memory | None = None
     runs: list[Run] = field(default_factory=list)
+    cases: list[CaseResult] = field(default_factory=list)
     error: str | None = None
 
     @property
@@ -118,6 +121,10 @@ class TargetResult:
     def has(self, task: str, repeat: int) -> bool:
         """Whether a run is over already: what was interrupted goes on from there."""
         return any(run.task == task and run.repeat == repeat for run in self.runs)
+
+    def has_case(self, case: Case) -> bool:
+        """Whether a conversation of the suite has been played."""
+        return any((played.kind, played.seed) == (case.kind, case.seed) for played in self.cases)
 
     def counted(self, task: str) -> list[Run]:
         return [run for run in self.runs if run.task == task and run.counted]

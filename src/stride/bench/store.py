@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from stride.bench.plan import Plan
 from stride.bench.results import Results, Run, TargetResult
+from stride.bench.suite.play import CaseResult, regrade
 from stride.bench.targets import TargetSpec
 from stride.errors import StrideError
 
@@ -38,11 +39,12 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A line of the journal: the target of that index as it is known now (without runs), or one run of it."""
+    """A line of the journal: the target of that index as it is known now (without what it did), a run, or a case."""
 
     index: int
     target: TargetResult | None = None
     run: Run | None = None
+    case: CaseResult | None = None
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -89,24 +91,29 @@ class Store:
 
     def connected(self, target: TargetResult) -> None:
         """Write down what is known of a target."""
-        self._write(_Entry(self._index(target), target=replace(target, runs=[])))
+        self._write(_Entry(self._index(target), target=_bare(target)))
 
     def finished(self, run: Run) -> None:
         """Write down a run."""
         [index] = [i for i, target in enumerate(self.results.targets) if target.label == run.target]
         self._write(_Entry(index, run=run))
 
+    def played(self, target: TargetResult, case: CaseResult) -> None:
+        """Write down a conversation of the tool suite."""
+        self._write(_Entry(self._index(target), case=case))
+
     def regrade(self) -> None:
         """Grade every stored answer again, and write the journal anew."""
         for target in self.results.targets:
             target.runs = [self._graded(run) for run in target.runs]
-        lines = [
-            _ENTRY.dump_json(entry)
-            for index, target in enumerate(self.results.targets)
-            for entry in (_Entry(index, target=replace(target, runs=[])), *(_Entry(index, run=r) for r in target.runs))
-        ]
+            target.cases = [regrade(case) for case in target.cases]
+        entries: list[_Entry] = []
+        for index, target in enumerate(self.results.targets):
+            entries.append(_Entry(index, target=_bare(target)))
+            entries += [_Entry(index, run=run) for run in target.runs]
+            entries += [_Entry(index, case=case) for case in target.cases]
         whole = self.folder / f"{JOURNAL}.new"
-        whole.write_bytes(b"".join(line + b"\n" for line in lines))
+        whole.write_bytes(b"".join(_ENTRY.dump_json(entry) + b"\n" for entry in entries))
         whole.replace(self.folder / JOURNAL)
 
     def _graded(self, run: Run) -> Run:
@@ -137,11 +144,18 @@ class Store:
                 raise StrideError(f"{path}, line {number}: {_first_line(error)}") from error
             if entry.run is not None:
                 target.runs.append(entry.run)
+            if entry.case is not None:
+                target.cases.append(entry.case)
             if entry.target is not None:
-                self.results.targets[entry.index] = replace(entry.target, runs=target.runs)
+                self.results.targets[entry.index] = replace(entry.target, runs=target.runs, cases=target.cases)
         if rest:  # the program was ended in the middle of a line: that run is made again
             with path.open("rb+") as journal:
                 journal.truncate(path.stat().st_size - len(rest))
+
+
+def _bare(target: TargetResult) -> TargetResult:
+    """What is known of a target, without what it did."""
+    return replace(target, runs=[], cases=[])
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from stride.bench.results import Run, TargetResult
     from stride.bench.store import Store
+    from stride.bench.suite.play import CaseResult
 
 SECRET_OPTIONS = ("--api-key",)
 MISSED = 3
@@ -33,7 +34,7 @@ Require = Annotated[
     typer.Option(
         "--require",
         metavar="FIGURE>=X",
-        help="Exit status 3 where a median misses it: generation, prompt, first_token, coding, tools, memory; "
+        help="Exit status 3 where a median misses it: generation, prompt, first_token, coding, tools, suite, memory; "
         ">= or <=; repeatable.",
     ),
 ]
@@ -160,7 +161,7 @@ def compare(
     """Compare two measurements: ratios of medians with their intervals."""
     from stride.bench.compare import differences, figures_of
     from stride.bench.store import Store
-    from stride.cli.bench_tables import show_differences
+    from stride.cli.bench_tables import show_differences, show_passes
     from stride.errors import StrideError
 
     old, new = (
@@ -179,6 +180,7 @@ def compare(
         worse = worse or any(difference.verdict == "worse" for difference in found)
         title = first.label if first.label == second.label else f"{first.label} → {second.label}"
         show_differences(title, found)
+        show_passes(first, second)
     if check and worse:
         raise typer.Exit(MISSED)
 
@@ -219,7 +221,9 @@ def _measure(store: Store, api_key: str | None, require: list[str] | None) -> No
     console = Console(stderr=True, highlight=False)
     n_requests = plan.n_requests * len(targets)
     repeats = f"{plan.repeats}" + (f" to {plan.most_repeats}" if plan.most_repeats > plan.repeats else "")
-    console.print(f"{plan.level}: {repeats} repeats of {len(plan.tasks)} tests, {n_requests} requests or more")
+    what = f"{repeats} repeats of {len(plan.tasks)} tests"
+    what += f", {plan.suite_seeds} of the tool suite" if plan.suite_seeds else ""
+    console.print(f"{plan.level}: {what}; {n_requests} requests or more")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers that were started are stopped, whoever ends it
     with _Watch(console, store, n_requests) as watch:
         measure(targets, store.results, watch)
@@ -300,6 +304,12 @@ class _Watch:
             line = f"{rate(run.decode_rate)} tok/s, {run.completion_tokens} tokens in {seconds(run.reply.times.end)}"
             line += f", {run.grade.score}" if run.grade else ""
         self._console.print(f"{run.target}, {what}: {line}", markup=False, soft_wrap=True)
+
+    def played(self, target: TargetResult, case: CaseResult) -> None:
+        self._store.played(target, case)
+        self._bar.advance(self._task)
+        said = f"failed: {case.fault}" if case.fault else case.grade.score
+        self._console.print(f"{target.label}, {case.kind} {case.seed}: {said}", markup=False, soft_wrap=True)
 
 
 def _without_secrets(arguments: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -11,10 +10,12 @@ from rich.table import Table
 
 from stride.bench.compare import Difference
 from stride.bench.figures import NONE
-from stride.bench.history import History, changes, default_path
+from stride.bench.history import Entry, History, changes, default_path
 from stride.bench.measures import MEASURES
+from stride.bench.results import TargetResult
+from stride.bench.suite.tally import compare
 
-SHOWN = ("generation", "prompt", "coding", "memory")
+SHOWN = ("generation", "prompt", "coding", "suite", "memory")
 """Figures of the history: as many as a terminal has room for."""
 
 
@@ -29,6 +30,21 @@ def show_differences(title: str, found: Sequence[Difference]) -> None:
         shown = (write(difference.before), write(difference.after), f"{ratio.median:.3f}", interval)
         table.add_row(difference.measure.title, *shown, difference.verdict)
     Console(highlight=False).print(table)
+
+
+def show_passes(first: TargetResult, second: TargetResult) -> None:
+    """The tool suite, case by case."""
+    found = compare(first.cases, second.cases)
+    if found.n:
+        print(
+            f"Tool suite, {found.n} conversations: {found.only_first} passed only in A, {found.only_second} only in B "
+            f"(McNemar's exact test: p = {found.p_value:.3g})"
+        )
+
+
+def _written(entry: Entry, key: str) -> str:
+    found = MEASURES[key].summarize(entry.figures.get(key, ()))
+    return NONE if found is None else MEASURES[key].write(found.median)
 
 
 def show_history() -> None:
@@ -47,7 +63,7 @@ def show_history() -> None:
         table.add_column(key, justify="right", no_wrap=True)
     lines = []
     for entry, found in changes(entries):
-        figures = [MEASURES[k].write(median(entry.figures[k])) if k in entry.figures else NONE for k in shown]
+        figures = [_written(entry, key) for key in shown]
         table.add_row(str(entry.measurement), entry.date[:10], f"{entry.label} ({entry.level})", *figures)
         lines += [
             f"No. {entry.measurement}, {entry.label}: {d.measure.key} {d.verdict} than the time before: "
