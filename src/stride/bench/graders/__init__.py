@@ -10,20 +10,22 @@ Outcome: TypeAlias = Literal["pass", "partial", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked for, whether it was there, and where or why not."""
+    """One thing that was looked for, whether it was there, where or why not, and how much it counts."""
 
     name: str
     passed: bool
     evidence: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """``outcome`` is pass, partial or fail; ``score`` says it in words."""
+    """``outcome`` is pass, partial or fail; ``score`` says it in words, ``points`` in stars of five where there are any."""
 
     outcome: Outcome
     score: str
     checks: tuple[Check, ...]
+    points: float | None = None
 
     @property
     def n_passed(self) -> int:
