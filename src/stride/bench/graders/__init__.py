@@ -20,7 +20,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """``outcome`` is pass, partial or fail; ``score`` says it in words, ``points`` in stars of five where there are any."""
+    """``outcome`` is pass, partial or fail; ``score`` says it in words, ``points`` of five where there are any."""
 
     outcome: Outcome
     score: str
