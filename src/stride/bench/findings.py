@@ -9,7 +9,8 @@ from typing import Any
 
 from stride.bench import figures as fig
 from stride.bench.blocks import plain
-from stride.bench.graders.coding import CHECKS
+from stride.bench.graders import Check
+from stride.bench.measures import MEASURES
 from stride.bench.results import Results, Run, TargetResult
 from stride.bench.statistics import Summary, summarize
 from stride.bench.tasks import CODING, SPEED, TOOL_CALLS
@@ -56,10 +57,9 @@ def generation_rate(target: TargetResult) -> float | None:
 
 
 def coding_score(target: TargetResult) -> str:
-    """Median number of checks that passed."""
-    grades = [run.grade for run in target.counted(CODING.name) if run.grade]
-    found = summarize([float(grade.n_passed) for grade in grades])
-    return fig.NONE if found is None else f"{fig.count(found.median)} of {len(CHECKS)}"
+    """Median points of the coding answers."""
+    found = MEASURES["coding"].summary(target)
+    return MEASURES["coding"].write(found.median if found else None)
 
 
 def tool_outcomes(target: TargetResult) -> Counter[str]:
@@ -86,7 +86,7 @@ def headline(target: TargetResult, results: Results) -> str:
     parts = [
         f"**{fig.rate(generation_rate(target))} tok/s** generation",
         f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)",
-        f"coding {coding_score(target)} static checks",
+        f"coding {coding_score(target)}",
         f"tool calls {tool_score(target)}",
     ]
     if target.memory is not None:
@@ -144,7 +144,8 @@ def limitations(results: Results, machine: Mapping[str, Any]) -> Iterator[str]:
         yield f"**Busy machine.** The load average was {load:.1f} on {cores} cores before the first request."
     if machine["power"] == "battery":
         yield "**On battery.** The machine may have slowed itself down."
-    yield "**Static judgement.** The code was not executed: its checks read the syntax tree."
+    if any(check.name == "Not run" for target in results.targets for check in _coding_checks(target)):
+        yield "**Static judgement.** The code was not run: its checks read the syntax tree."
 
 
 def _target_limitations(target: TargetResult) -> Iterator[str]:
@@ -194,7 +195,7 @@ def verdict(results: Results) -> Iterator[str]:
         if stand_in(target):
             yield text + "Its answers are not judged: the weights are a stand-in, only speed and memory are real."
             continue
-        yield text + (f"Coding: {coding_score(target)} static checks in the median. Tool calls: {tool_score(target)}.")
+        yield text + (f"Coding: {coding_score(target)} in the median. Tool calls: {tool_score(target)}.")
     ranked = sorted(
         ((rate, target.label) for target in results.targets if (rate := generation_rate(target)) is not None),
         reverse=True,
@@ -210,10 +211,15 @@ def disagreement(target: TargetResult) -> float | None:
     return client.median / server.median - 1 if client and server else None
 
 
+def _coding_checks(target: TargetResult) -> Iterator[Check]:
+    for run in target.counted(CODING.name):
+        yield from run.grade.checks if run.grade else ()
+
+
 def _usually_missed(runs: list[Run]) -> list[str]:
     """Checks that failed in more than half of the runs."""
     failed = Counter(check.name for run in runs if run.grade for check in run.grade.checks if not check.passed)
-    return [name for name in CHECKS if 2 * failed[name] > len(runs)]
+    return [name for name, times in failed.items() if 2 * times > len(runs)]
 
 
 def _first_fault(target: TargetResult) -> str | None:

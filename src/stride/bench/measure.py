@@ -21,7 +21,7 @@ from stride.bench.statistics import summarize
 from stride.bench.suite.case import Case
 from stride.bench.suite.play import CaseResult, over_http, play
 from stride.bench.targets import Target
-from stride.bench.tasks import WARM_UP, Task
+from stride.bench.tasks import WARM_UP, Graders, Task
 
 NARROW = 0.02
 """Half an interval over its median: as good as wanted."""
@@ -48,7 +48,7 @@ class Watch(Protocol):
         """A conversation of the tool suite is over, well or not."""
 
 
-def measure(targets: Sequence[Target], results: Results, watch: Watch) -> None:
+def measure(targets: Sequence[Target], results: Results, watch: Watch, graders: Graders) -> None:
     """Warm each target up, then run each task of the plan as often as it says; what is there already is not repeated.
 
     ``results`` has an entry for each target, and is filled. Ctrl-C ends it early and keeps what there is.
@@ -58,12 +58,14 @@ def measure(targets: Sequence[Target], results: Results, watch: Watch) -> None:
     pairs = list(zip(targets, results.targets, strict=True))
     try:
         for group in [pairs] if results.interleaved else [[pair] for pair in pairs]:
-            _measure_group(group, results, watch)
+            _measure_group(group, results, watch, graders)
     except KeyboardInterrupt:
         results.interrupted = True
 
 
-def _measure_group(group: Sequence[tuple[Target, TargetResult]], results: Results, watch: Watch) -> None:
+def _measure_group(
+    group: Sequence[tuple[Target, TargetResult]], results: Results, watch: Watch, graders: Graders
+) -> None:
     began, plan = time.perf_counter(), results.plan
     with ExitStack() as stack:
         stations = []
@@ -76,7 +78,7 @@ def _measure_group(group: Sequence[tuple[Target, TargetResult]], results: Result
                 continue
             _note(endpoint, result)
             sampler = stack.enter_context(MemorySampler(endpoint.process)) if endpoint.process else None
-            stations.append(_Station(endpoint, result, sampler, watch))
+            stations.append(_Station(endpoint, result, sampler, watch, graders))
         _make_unique(results.targets)
         for station in stations:
             watch.connected(station.result)
@@ -116,6 +118,7 @@ class _Station:
     result: TargetResult
     sampler: MemorySampler | None
     watch: Watch
+    graders: Graders
     tokens_per_word: float = 1.0
 
     def warm_up(self) -> None:
@@ -161,7 +164,7 @@ class _Station:
             reply = replace(reply, error=self.endpoint.obituary() or reply.error)
         run = Run(self.result.label, task.name, repeat, seed, nonce, started, reply, None, None)
         run = replace(run, fault=fault(run, task))
-        return replace(run, grade=task.grade(reply.answer) if run.counted else None)
+        return replace(run, grade=task.grade(reply.answer, self.graders) if run.counted else None)
 
     def _keep(self, run: Run) -> None:
         self.result.runs.append(run)

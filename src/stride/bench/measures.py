@@ -47,7 +47,12 @@ def _first_tokens(target: TargetResult) -> list[float]:
 
 
 def _coding(target: TargetResult) -> list[float]:
-    return [run.grade.n_passed / len(run.grade.checks) for run in target.counted(CODING.name) if run.grade]
+    grades = (run.grade for run in target.counted(CODING.name))
+    return [grade.points for grade in grades if grade and grade.points is not None]
+
+
+def _points(value: float | None) -> str:
+    return fig.NONE if value is None else f"{value:.1f} of 5"
 
 
 def _tools(target: TargetResult) -> list[float]:
@@ -80,7 +85,7 @@ MEASURES = {
         Measure("generation", "Generation, tok/s", lambda t: t.values(SPEED.name, "decode_rate"), fig.rate),
         Measure("prompt", "Prompt processing, tok/s", _prompt_rates, fig.rate),
         Measure("first_token", "First token, s", _first_tokens, fig.seconds, higher_is_better=False),
-        Measure("coding", "Coding, share of checks", _coding, fig.percent),
+        Measure("coding", "Coding, points", _coding, _points),
         Measure("tools", "Post's tool calls, share", _tools, fig.percent),
         Measure("suite", "Tool suite, passed", _suite, fig.percent, passes=True),
         Measure("memory", "Memory, GiB", _memory, _gib, higher_is_better=False),

@@ -13,7 +13,7 @@ from stride.bench import figures as fig
 from stride.bench.blocks import Block, Bullets, Figure, Folded, Listing, Section, Table, Text, code, plain
 from stride.bench.results import Results, Run, TargetResult
 from stride.bench.statistics import CONFIDENCE, Summary, ratio
-from stride.bench.tasks import CODING, SPEED, TOOL_CALLS, Task
+from stride.bench.tasks import SPEED, TOOL_CALLS, Task
 
 Machine = Mapping[str, Any]
 
@@ -181,9 +181,8 @@ def _judgement(task: Task, target: TargetResult) -> Iterator[Block]:
     runs = [run for run in target.counted(task.name) if run.grade]
     if not runs:
         return
-    score = findings.coding_score(target) + " static checks" if task is not TOOL_CALLS else findings.tool_score(target)
-    remark = " The code was not executed." if task.grader == CODING.grader else ""
-    yield Text(f"**Judgement, {plain(target.label)}:** {score}.{remark}")
+    score = findings.coding_score(target) if task is not TOOL_CALLS else findings.tool_score(target)
+    yield Text(f"**Judgement, {plain(target.label)}:** {score}.")
     last = runs[-1].grade
     assert last is not None
     rows = []

@@ -18,6 +18,7 @@ from stride.bench.plan import Plan
 from stride.bench.results import Results, Run, TargetResult
 from stride.bench.suite.play import CaseResult, regrade
 from stride.bench.targets import TargetSpec
+from stride.bench.tasks import Graders
 from stride.errors import StrideError
 
 FORMAT = 2
@@ -102,10 +103,10 @@ class Store:
         """Write down a conversation of the tool suite."""
         self._write(_Entry(self._index(target), case=case))
 
-    def regrade(self) -> None:
+    def regrade(self, graders: Graders) -> None:
         """Grade every stored answer again, and write the journal anew."""
         for target in self.results.targets:
-            target.runs = [self._graded(run) for run in target.runs]
+            target.runs = [self._graded(run, graders) for run in target.runs]
             target.cases = [regrade(case) for case in target.cases]
         entries: list[_Entry] = []
         for index, target in enumerate(self.results.targets):
@@ -116,10 +117,10 @@ class Store:
         whole.write_bytes(b"".join(_ENTRY.dump_json(entry) + b"\n" for entry in entries))
         whole.replace(self.folder / JOURNAL)
 
-    def _graded(self, run: Run) -> Run:
+    def _graded(self, run: Run, graders: Graders) -> Run:
         tasks = {task.name: task for task in self.manifest.plan.tasks}
         judged = run.counted and run.task in tasks
-        return replace(run, grade=tasks[run.task].grade(run.reply.answer) if judged else None)
+        return replace(run, grade=tasks[run.task].grade(run.reply.answer, graders) if judged else None)
 
     def _index(self, wanted: TargetResult) -> int:
         [index] = [i for i, target in enumerate(self.results.targets) if target is wanted]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from stride.bench.client import Answer
 from stride.bench.graders import Grade
 from stride.bench.graders.arguments import place, value_of
-from stride.bench.graders.coding import grade_code
 from stride.bench.graders.tools import Wanted, grade_calls
 
 FILLER = (
@@ -22,9 +21,12 @@ CACHED_TOKENS_ALLOWED = 8
 """The template's own first tokens stand before the nonce, and a server may rightly know them."""
 
 
+Graders: TypeAlias = Mapping[str, Callable[[Answer], Grade]]
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A prompt, how long the answer may be, and how it is judged (a key of `GRADERS`; None: it is only timed).
+    """A prompt, how long the answer may be, and how it is judged (a name among the graders; None: it is only timed).
 
     ``depth``: tokens of filler before the prompt. ``warm``: the request is sent twice, and the second one counts, whose
     prompt the server may know.
@@ -69,8 +71,8 @@ class Task:
             return f"contaminated: {n_cached} prompt tokens came from a cache"
         return None
 
-    def grade(self, answer: Answer) -> Grade | None:
-        return GRADERS[self.grader](answer) if self.grader else None
+    def grade(self, answer: Answer, graders: Graders) -> Grade | None:
+        return graders[self.grader](answer) if self.grader else None
 
 
 def _function(name: str, description: str, **parameters: str) -> dict[str, Any]:
@@ -122,11 +124,6 @@ TOOL_CALLS = Task(
 POST_TASKS = (SPEED, CODING, TOOL_CALLS)
 """The post's tests, exactly."""
 
-GRADERS: Mapping[str, Callable[[Answer], Grade]] = {
-    "coding": grade_code,
-    "tools": lambda answer: grade_calls(answer, TOOLS, WANTED),
-}
-
 WARM_UP = Task("warm-up", "Warm-up", SPEED.prompt, max_tokens=32, depth=100)
 """Thrown away, but for what it tells of the target: its rates, and how many tokens a word of filler is."""
 WARM = replace(SPEED, name="warm", title="Warm prompt", max_tokens=32, depth=512, warm=True)
@@ -136,3 +133,8 @@ WARM = replace(SPEED, name="warm", title="Warm prompt", max_tokens=32, depth=512
 def deep(depth: int) -> Task:
     """Speed after ``depth`` tokens of context."""
     return replace(SPEED, name=f"depth-{depth}", title=f"{depth:,} tokens deep", max_tokens=64, depth=depth)
+
+
+def grade_tools(answer: Answer) -> Grade:
+    """The post's tool calls: both in one turn."""
+    return grade_calls(answer, TOOLS, WANTED)

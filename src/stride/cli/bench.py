@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stride.bench.results import Run, TargetResult
     from stride.bench.store import Store
     from stride.bench.suite.play import CaseResult
+    from stride.bench.tasks import Graders
 
 SECRET_OPTIONS = ("--api-key",)
 MISSED = 3
@@ -37,6 +38,10 @@ Require = Annotated[
         help="Exit status 3 where a median misses it: generation, prompt, first_token, coding, tools, suite, memory; "
         ">= or <=; repeatable.",
     ),
+]
+
+Unsafe = Annotated[
+    bool, typer.Option("--unsafe", help="Run code that the model wrote without a sandbox, where there is none.")
 ]
 
 
@@ -85,6 +90,7 @@ def command(
         int, typer.Option("--max-tokens-coding", metavar="N", help="Token limit of the coding test.", min=1)
     ] = 2000,
     require: Require = None,
+    unsafe: Unsafe = False,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a measurement that was interrupted.")
     ] = None,
@@ -125,11 +131,17 @@ def command(
             plan = replace(plan, seconds=time_limit)
         typed = ["stride", *_without_secrets(sys.argv[1:])]
         store = Store.create(out, Manifest(typed, _machine(), targets or [ServedModel(None, ctx_size)], plan))
-    _measure(store, api_key, require)
+    _measure(store, api_key, require, unsafe)
 
 
 @app.command()
-def replay(folder: Folder, out: Out = Path("stride-report"), api_key: ApiKey = None, require: Require = None) -> None:
+def replay(
+    folder: Folder,
+    out: Out = Path("stride-report"),
+    api_key: ApiKey = None,
+    require: Require = None,
+    unsafe: Unsafe = False,
+) -> None:
     """Measure again what a folder's manifest says: the same targets, tests, seeds and repeats."""
     from dataclasses import replace
 
@@ -139,16 +151,16 @@ def replay(folder: Folder, out: Out = Path("stride-report"), api_key: ApiKey = N
     if folder.resolve() == out.resolve():
         raise StrideError(f"{out} holds the measurement that is to be repeated: --out must be another folder")
     earlier = Store.open(folder).manifest
-    _measure(Store.create(out, replace(earlier, machine=_machine())), api_key, require)
+    _measure(Store.create(out, replace(earlier, machine=_machine())), api_key, require, unsafe)
 
 
 @app.command()
-def regrade(folder: Folder, require: Require = None) -> None:
+def regrade(folder: Folder, require: Require = None, unsafe: Unsafe = False) -> None:
     """Grade the stored answers again and write the report anew; nothing is measured."""
     from stride.bench.store import Store
 
     store = Store.open(folder)
-    store.regrade()
+    store.regrade(_graders(unsafe))
     _finish(store, require)
 
 
@@ -199,6 +211,13 @@ def leaderboard(
     print(out)
 
 
+def _graders(unsafe: bool) -> Graders:
+    from stride.bench.graders.coding import CodingGrader
+    from stride.bench.tasks import grade_tools
+
+    return {"coding": CodingGrader(unsafe), "tools": grade_tools}
+
+
 def _machine() -> dict[str, Any]:
     from datetime import datetime
 
@@ -207,7 +226,7 @@ def _machine() -> dict[str, Any]:
     return {**machine(), "date": datetime.now().astimezone().isoformat(timespec="seconds")}
 
 
-def _measure(store: Store, api_key: str | None, require: list[str] | None) -> None:
+def _measure(store: Store, api_key: str | None, require: list[str] | None, unsafe: bool) -> None:
     from dataclasses import replace
 
     from rich.console import Console
@@ -226,7 +245,7 @@ def _measure(store: Store, api_key: str | None, require: list[str] | None) -> No
     console.print(f"{plan.level}: {what}; {n_requests} requests or more")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers that were started are stopped, whoever ends it
     with _Watch(console, store, n_requests) as watch:
-        measure(targets, store.results, watch)
+        measure(targets, store.results, watch, _graders(unsafe))
     if not store.results.interrupted and any(target.measured for target in store.results.targets):
         History(default_path()).add(store)
     _finish(store, require)
