@@ -6,7 +6,7 @@ import pytest
 from stride.bench.sandbox import Sandbox, SandboxError, available, find, processes
 from stride.bench.sandbox.none import none
 
-ABSENT = Sandbox("absent", (), lambda task, control: ["/bin/sh", "-c", "echo no such thing"], processes.session)
+ABSENT = Sandbox("absent", (), lambda task, control: ["/bin/sh", "-c", "echo no such thing"], processes.SESSION)
 
 
 def test_the_first_that_works(sandbox):
