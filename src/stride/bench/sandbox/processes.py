@@ -148,7 +148,8 @@ def _scan_anywhere() -> list[Process]:
 def _proportional_bytes(process: Process) -> int:
     try:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_bytes().splitlines()
-    except OSError:  # it has just ended, or may not be looked into
-        return process.resident_bytes if _read(process.pid) else 0
+    except OSError:  # it is just ending, or may not be looked into
+        now = _read(process.pid)
+        return now.resident_bytes if now else 0
     sizes = (line.split() for line in lines)
     return sum(int(size[1]) for size in sizes if size[0] in (b"Pss:", b"SwapPss:")) * 1024

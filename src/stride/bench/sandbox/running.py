@@ -204,9 +204,13 @@ class Running:
         members = self._group.members(self._leader)
         if sum(process.threads for process in members) > limits.processes:
             return "processes"
-        if processes.memory_bytes(members, limits.memory_bytes) > limits.memory_bytes:
-            return "memory"
+        if self._uses_too_much(members) and self._uses_too_much(self._group.members(self._leader)):
+            return "memory"  # twice: of those who end during a look, the others' shares count more than once
         return self._broken_files(members)
+
+    def _uses_too_much(self, members: list[processes.Process]) -> bool:
+        most = self._task.limits.memory_bytes
+        return processes.memory_bytes(members, most) > most
 
     def _broken_files(self, members: list[processes.Process]) -> Limit | None:
         return folders.broken(self._task.folder, self._task.limits, members, self._free_before)
