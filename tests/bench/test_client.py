@@ -168,3 +168,16 @@ def test_a_bad_answer_in_one_piece(stand, body, reason):
     with httpx.Client() as http:
         assert reason in (ask_whole(http, f"{stand.url}/v1/chat/completions", {}).error or "")
         assert "ConnectError" in (ask_whole(http, "http://127.0.0.1:9/", {}).error or "")
+
+
+@pytest.mark.parametrize("asks", [ask, ask_whole])
+def test_no_connection_is_used_twice(asks):
+    seen = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["connection"])
+        return httpx.Response(503)
+
+    with httpx.Client(transport=httpx.MockTransport(serve)) as http:
+        asks(http, "http://test/", {})
+    assert seen == ["close"]

@@ -13,6 +13,8 @@ import httpx
 from stride.types import ToolCall
 
 Clock = Callable[[], float]
+HEADERS = {"Accept-Encoding": "identity", "Connection": "close"}
+"""No connection is used twice: llama-server closes idle ones, at times just when the next request is sent."""
 LONGEST_SECONDS = 1800.0
 """Of one answer, of which something comes now and then."""
 
@@ -68,7 +70,7 @@ def ask(
     """POST a chat completion and record its stream. A failure of the server is the reply's ``error``."""
     record = (recorder or Recorder)(clock())
     try:
-        with http.stream("POST", url, json=dict(body), headers={"Accept-Encoding": "identity"}) as response:
+        with http.stream("POST", url, json=dict(body), headers=HEADERS) as response:
             if response.status_code != httpx.codes.OK:
                 response.read()
                 return record.reply(clock(), f"HTTP {response.status_code}: {error_text(response.text)}")
@@ -85,7 +87,7 @@ def ask_whole(http: httpx.Client, url: str, body: Mapping[str, Any], clock: Cloc
     """The same for a body that asks for the answer in one piece."""
     recorder = Recorder(clock())
     try:
-        response = http.post(url, json=dict(body))
+        response = http.post(url, json=dict(body), headers=HEADERS)
     except httpx.HTTPError as error:
         return recorder.reply(clock(), f"{type(error).__name__}: {error}")
     if response.status_code != httpx.codes.OK:

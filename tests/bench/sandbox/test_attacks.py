@@ -366,6 +366,11 @@ FILL = {
             os.remove("file")
             held[-1].write(bytes(4 << 20))
         """,
+    "while others come and go": """
+        for i in range(64):
+            with open(f"z{i}", "wb") as file: file.write(bytes(4 << 20))
+            for _ in range(200): open("a", "w").close(); os.remove("a")
+        """,
     "a folder beneath": """
         os.mkdir("beneath")
         for i in range(64):

@@ -90,6 +90,21 @@ def test_files_stay(run, folder):
     assert (folder / "made").read_text() == "given again"
 
 
+def test_a_removed_file_counts_once(run):
+    ended = run(
+        """
+        import os, time
+        held = open("file", "wb", buffering=0)
+        os.remove("file")
+        held.write(bytes(5 << 20))
+        for _ in range(3): os.fork()
+        time.sleep(0.3)
+        """,
+        disk_bytes=16 << 20,
+    )
+    assert (ended.status, ended.limit) == (0, None)
+
+
 def test_a_server(sandbox, folder, command):
     with sandbox.start(command(SERVER), folder) as server:
         with httpx.Client(transport=httpx.HTTPTransport(uds=server.address("app.sock"))) as client:
@@ -167,7 +182,7 @@ def test_who_starts_it_dies(sandbox, folder, command, tmp_path):
 
 @pytest.mark.parametrize("says", ["", "no permission"])
 def test_a_sandbox_that_does_not_start_runs_nothing(folder, says):
-    broken = Sandbox("broken", (), lambda task, control: ["/bin/sh", "-c", f"echo {says}"], processes.session)
+    broken = Sandbox("broken", (), lambda task, control: ["/bin/sh", "-c", f"echo {says}"], processes.SESSION)
     with pytest.raises(SandboxError, match=f"does not start: {says or 'it says nothing'}"):
         broken.run(["/bin/true"], folder)
 

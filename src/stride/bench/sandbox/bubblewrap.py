@@ -54,5 +54,5 @@ bubblewrap = Sandbox(
         "kernel: seccomp filter, no privileges, no environment",
     ),
     command_line=_command_line,
-    members=processes.descendants,
+    group=processes.NAMESPACE,
 )

@@ -24,7 +24,11 @@ RESERVE = 1 << 30
 
 @contextlib.contextmanager
 def workspace(files: Mapping[str, str] | None = None) -> Iterator[Path]:
-    """A new, private folder with ``files`` (relative name → text) in it, removed with whatever is there at the end."""
+    """A new, private folder with ``files`` (relative name → text) in it, removed with whatever is there at the end.
+
+    :raises SandboxError: a name leads out of it.
+    :raises OSError: two names cannot both be, or one is too long.
+    """
     folder = Path(tempfile.mkdtemp(prefix="stride-")).resolve()
     try:
         for name, text in (files or {}).items():
@@ -83,20 +87,21 @@ def broken(folder: Path, limits: Limits, processes: list[Process], free_before: 
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    found = entry.stat(follow_symlinks=False)
-                    size += found.st_blocks * 512
                     count += 1
                     if count > limits.disk_files:
                         return "files"
-                    if stat.S_ISDIR(found.st_mode):
-                        paths.append((entry.path, depth + 1))
+                    with contextlib.suppress(FileNotFoundError):  # removed just now; the others are there
+                        found = entry.stat(follow_symlinks=False)
+                        size += found.st_blocks * 512
+                        if stat.S_ISDIR(found.st_mode):
+                            paths.append((entry.path, depth + 1))
         except FileNotFoundError:
-            continue  # removed just now
+            continue
         except OSError:  # no permission, or a path that is too long
             return "files"
         if depth > DEEPEST:
             return "files"
-    size += sum(_removed_bytes(process) for process in processes)
+    size += _removed_bytes(processes)
     if size >= limits.disk_bytes or free_bytes(folder) < min(RESERVE, free_before // 2):
         return "disk"
     return None
@@ -106,16 +111,17 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _removed_bytes(process: Process) -> int:
-    """Of files that were removed but are still open."""
-    size = 0
-    with contextlib.suppress(OSError), os.scandir(f"/proc/{process.pid}/fd") as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                found = entry.stat()
-                if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
-                    size += found.st_blocks * 512
-    return size
+def _removed_bytes(processes: list[Process]) -> int:
+    """Of files that were removed but are still open, each counted once."""
+    sizes = {}
+    for process in processes:
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{process.pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    found = entry.stat()
+                    if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                        sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values())
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -33,5 +33,5 @@ landlock = Sandbox(
         "kernel: seccomp filter, no privileges, no environment",
     ),
     command_line=_command_line,
-    members=processes.session,
+    group=processes.SESSION,
 )

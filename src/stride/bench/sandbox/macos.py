@@ -69,5 +69,5 @@ seatbelt = Sandbox(
         "output, time: cut off from outside",
     ),
     command_line=_command_line,
-    members=processes.session,
+    group=processes.SESSION,
 )

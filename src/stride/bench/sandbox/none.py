@@ -18,5 +18,5 @@ none = Sandbox(
         "memory, processes, disk, output, time: measured from outside, for code that does not try to get away",
     ),
     command_line=_command_line,
-    members=processes.session,
+    group=processes.SESSION,
 )

@@ -30,39 +30,21 @@ class Process:
     resident_bytes: int
 
 
-def descendants(leader: Process) -> list[Process]:
-    """All that came from ``leader``, itself included: in a process namespace nobody can get away from its first."""
-    children: dict[int, list[Process]] = {}
-    found = []
-    for process in _scan():
-        children.setdefault(process.parent, []).append(process)
-        if (process.pid, process.started) == (leader.pid, leader.started):
-            found.append(process)
-    for process in found:
-        found += children.get(process.pid, [])
-    return found
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How all processes of a sandbox are found.
 
-
-def session(leader: Process) -> list[Process]:
-    """All of the session that ``leader`` began. Where nobody may begin another one, those are all that came from it.
-
-    Nobody else gets the leader's number before it has been waited for.
+    ``leader``, from the process that was started: the first that belongs to it.
+    ``members``, from the leader: all that have not ended.
+    ``heir``, from the leader: the one to ask to end, which is the command or passes it on.
     """
-    return [process for process in _scan() if process.session == leader.pid]
+
+    leader: Callable[[int], Process | None]
+    members: Callable[[Process], list[Process]]
+    heir: Callable[[Process], Process | None]
 
 
-def find(pid: int) -> Process | None:
-    return next((process for process in _scan() if process.pid == pid), None)
-
-
-def child(parent: int) -> Process | None:
-    return next((process for process in _scan() if process.parent == parent), None)
-
-
-Members = Callable[[Process], list[Process]]
-
-
-def end(leader: Process, members: Members) -> None:
+def end(leader: Process, members: Callable[[Process], list[Process]]) -> None:
     """Kill all ``members`` and wait until they are gone."""
     deadline = time.monotonic() + DEADLINE
     while found := members(leader):
@@ -92,6 +74,38 @@ def threads_of_user() -> int:
         if process.info["uids"] and process.info["uids"].real == os.getuid():
             count += process.info["num_threads"] or 1
     return count
+
+
+def find(pid: int) -> Process | None:
+    return next((process for process in _scan() if process.pid == pid), None)
+
+
+def child(parent: int) -> Process | None:
+    return next((process for process in _scan() if process.parent == parent), None)
+
+
+def descendants(leader: Process) -> list[Process]:
+    """All that came from ``leader``, itself included."""
+    children: dict[int, list[Process]] = {}
+    found = []
+    for process in _scan():
+        children.setdefault(process.parent, []).append(process)
+        if (process.pid, process.started) == (leader.pid, leader.started):
+            found.append(process)
+    for process in found:
+        found += children.get(process.pid, [])
+    return found
+
+
+def session(leader: Process) -> list[Process]:
+    """All of the session that ``leader`` began. Nobody else gets its number before it has been waited for."""
+    return [process for process in _scan() if process.session == leader.pid]
+
+
+NAMESPACE = Group(leader=child, members=descendants, heir=lambda leader: child(leader.pid))
+"""A process namespace, whose first is a child of what was started, and which nobody gets away from."""
+SESSION = Group(leader=find, members=session, heir=lambda leader: leader)
+"""A session, where nobody may begin another one."""
 
 
 def _scan() -> list[Process]:
@@ -134,7 +148,8 @@ def _scan_anywhere() -> list[Process]:
 def _proportional_bytes(process: Process) -> int:
     try:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_bytes().splitlines()
-    except OSError:  # it has just ended, or may not be looked into
-        return process.resident_bytes if _read(process.pid) else 0
+    except OSError:  # it is just ending, or may not be looked into
+        now = _read(process.pid)
+        return now.resident_bytes if now else 0
     sizes = (line.split() for line in lines)
     return sum(int(size[1]) for size in sizes if size[0] in (b"Pss:", b"SwapPss:")) * 1024

@@ -22,7 +22,7 @@ from stride.bench.sandbox.limits import Ended, Limit, NotServingError, SandboxEr
 INTERVAL = 0.02
 """Seconds between looks at what the processes use."""
 REST = 9
-"""Times as long as a look takes until the next one: where many processes run, watching must not slow them down."""
+"""Times as long as a look takes the processor, until the next one: watching many processes must not slow them down."""
 STARTING = 20.0
 """Seconds that the sandbox itself may take to start."""
 GRACE = 2.0
@@ -35,8 +35,8 @@ CommandLine = Callable[[Task, int], list[str]]
 class Running:
     """A started command. A thread watches it; a broken limit, its own end or `end` leave nothing of it."""
 
-    def __init__(self, task: Task, command_line: CommandLine, members: processes.Members) -> None:
-        self._task, self._members = task, members
+    def __init__(self, task: Task, command_line: CommandLine, group: processes.Group) -> None:
+        self._task, self._group = task, group
         self._output = bytearray()
         self._flooded = self._stopping = False
         self._wake = threading.Event()
@@ -119,10 +119,7 @@ class Running:
         ready = b""
         with contextlib.suppress(TimeoutError):
             ready = control.recv(len(READY))
-        own = self._members is processes.session
-        if ready == READY and (
-            leader := processes.find(self._process.pid) if own else processes.child(self._process.pid)
-        ):
+        if ready == READY and (leader := self._group.leader(self._process.pid)):
             return leader
         self._process.kill()
         said = self._process.communicate(timeout=STARTING)[0].decode(errors="replace").strip()
@@ -167,7 +164,7 @@ class Running:
             limit = self._until_over()
             seconds = time.monotonic() - self._started
             killed = not self._has_ended()
-            processes.end(self._leader, self._members)
+            processes.end(self._leader, self._group.members)
             status = self._process.wait(STARTING)
             self._reader.join()
             limit = limit or ("output" if self._flooded else None) or self._broken_files([])
@@ -185,21 +182,18 @@ class Running:
 
     def _until_over(self) -> Limit | None:
         deadline = self._started + self._task.limits.seconds
+        asked = False
         while not self._has_ended():
-            began = time.monotonic()
+            began = time.thread_time()
             if limit := self._broken():
                 return limit
-            now = time.monotonic()
-            looked = now - began
-            if self._stopping:
-                if deadline > now + GRACE:
-                    deadline = now + GRACE
-                    self._terminate()
-                elif now > deadline:
-                    return None
-            elif now > deadline:
-                return "time"
-            self._wake.wait(max(INTERVAL, REST * looked))
+            if self._stopping and not asked:
+                asked = True
+                deadline = min(deadline, time.monotonic() + GRACE)
+                self._terminate()
+            if time.monotonic() > deadline:
+                return None if asked else "time"
+            self._wake.wait(max(INTERVAL, REST * (time.thread_time() - began)))
             self._wake.clear()
         return None
 
@@ -207,12 +201,16 @@ class Running:
         limits = self._task.limits
         if self._flooded:
             return "output"
-        members = self._members(self._leader)
+        members = self._group.members(self._leader)
         if sum(process.threads for process in members) > limits.processes:
             return "processes"
-        if processes.memory_bytes(members, limits.memory_bytes) > limits.memory_bytes:
-            return "memory"
+        if self._uses_too_much(members) and self._uses_too_much(self._group.members(self._leader)):
+            return "memory"  # twice: of those who end during a look, the others' shares count more than once
         return self._broken_files(members)
+
+    def _uses_too_much(self, members: list[processes.Process]) -> bool:
+        most = self._task.limits.memory_bytes
+        return processes.memory_bytes(members, most) > most
 
     def _broken_files(self, members: list[processes.Process]) -> Limit | None:
         return folders.broken(self._task.folder, self._task.limits, members, self._free_before)
@@ -224,9 +222,7 @@ class Running:
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
     def _terminate(self) -> None:
-        own = self._members is processes.session
-        command = self._leader if own else processes.child(self._leader.pid)
-        if command is not None:
+        if command := self._group.heir(self._leader):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(command.pid, signal.SIGTERM)
 

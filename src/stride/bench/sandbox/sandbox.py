@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stride.bench.sandbox.limits import Ended, Limits, SandboxError, Task
-from stride.bench.sandbox.processes import Members
+from stride.bench.sandbox.processes import Group
 from stride.bench.sandbox.running import CommandLine, Running
 
 NOTHING: Mapping[str, str] = {}
@@ -21,7 +21,7 @@ class Sandbox:
     name: str
     protections: tuple[str, ...]
     command_line: CommandLine
-    members: Members
+    group: Group
 
     def run(
         self,
@@ -63,7 +63,7 @@ class Sandbox:
             readable=tuple(path.resolve(strict=True) for path in readable),
             environment=environment,
         )
-        running = Running(task, self.command_line, self.members)
+        running = Running(task, self.command_line, self.group)
         try:
             yield running
         finally:
