@@ -186,7 +186,7 @@ def test_prompts_may_be_texts_or_tokens_one_or_many(scripted, given, prompts):
 def test_what_is_no_prompt_is_refused_by_name(scripted, prompt):
     client, model = scripted()
     problem = error(client.ask("/v1/completions", prompt=prompt), 400, "invalid_request_error")
-    assert problem["param"] == "prompt"
+    assert problem["param"].startswith("prompt")
     assert "prompt" in problem["message"]
     assert model.asked == []
 

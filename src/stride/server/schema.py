@@ -14,6 +14,9 @@ from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
 from stride.types import SamplingParams, sampling_params
 
+T = TypeVar("T")
+ListOf = Annotated[list[T], Field(fail_fast=True)]
+"""A list of a request: the first item that is wrong is told. A million of them must not become a million errors."""
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 MAX_CHOICES = 64
 """Answers that one request may ask for: ``n`` for each of its prompts."""
@@ -38,12 +41,16 @@ def _token_biases(value: object) -> object:
     if isinstance(value, list):
         if not all(isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is int for pair in value):
             raise ValueError("must be made of [token id, bias] pairs")
-        return {token: float("-inf") if bias is False else bias for token, bias in value}
-    if isinstance(value, dict):
+        biases = {token: float("-inf") if bias is False else bias for token, bias in value}
+    elif isinstance(value, dict):
         if not all(isinstance(token, str) and token.isascii() and token.isdigit() for token in value):
             raise ValueError("must have token ids as keys")
-        return {int(token): bias for token, bias in value.items()}
-    return value
+        biases = {int(token): bias for token, bias in value.items()}
+    else:
+        return value
+    if not all(type(bias) in (int, float) for bias in biases.values()):  # pydantic would tell of each of them
+        raise ValueError("must have numbers as biases")
+    return biases
 
 
 STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
@@ -74,7 +81,7 @@ class Streamable(Schema):
 class SamplingFields(Schema):
     """How to sample, in the names that OpenAI, llama-server and Ollama share."""
 
-    stop: Annotated[list[str], STRINGS, Field(max_length=256)] | None = None
+    stop: Annotated[ListOf[str], STRINGS, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
     temperature: float | None = None
     top_k: Int32 | None = None
@@ -120,13 +127,13 @@ class Request(SamplingFields):
     dry_base: float | None = None
     dry_allowed_length: Int32 | None = None
     dry_penalty_last_n: Int32 | None = None
-    dry_sequence_breakers: Annotated[list[str], Field(min_length=1, max_length=32)] | None = None
+    dry_sequence_breakers: Annotated[ListOf[str], Field(min_length=1, max_length=32)] | None = None
     xtc_probability: float | None = None
     xtc_threshold: float | None = None
     top_n_sigma: float | None = None
     dynatemp_range: float | None = None
     dynatemp_exponent: float | None = None
-    samplers: Annotated[str | list[str], Field(max_length=64)] | None = None
+    samplers: Annotated[str | ListOf[str], Field(max_length=64)] | None = None
     logit_bias: Annotated[dict[int, float], _TOKEN_BIASES] | None = None
     ignore_eos: bool | None = None
 
@@ -139,7 +146,7 @@ class Request(SamplingFields):
     adaptive_target: float | None = None
     n_indent: Int32 | None = None
     t_max_predict_ms: Int32 | None = None
-    lora: list[dict[str, Any]] | None = None
+    lora: ListOf[dict[str, Any]] | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -189,8 +196,8 @@ class Request(SamplingFields):
 class ChatRequest(Request):
     """Body of ``/v1/chat/completions``."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[ListOf[dict[str, Any]], Field(min_length=1)]
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
@@ -221,7 +228,7 @@ class CompletionRequest(Request):
 
     NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {**Request.NOT_YET, "suffix": ("",), "best_of": (1,)}
 
-    prompt: Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[ListOf[str | ListOf[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -250,9 +257,9 @@ def _check_choices(n_prompts: int, n: int) -> None:
 class NativeRequest(Request):
     """Body of ``/completion``, llama-server's own."""
 
-    prompt: Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[ListOf[str | ListOf[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     return_tokens: bool | None = None
-    response_fields: list[str] | None = None
+    response_fields: ListOf[str] | None = None
 
     @property
     def n_logprobs(self) -> int | None:
@@ -277,15 +284,15 @@ class DetokenizeRequest(Schema):
     """Body of ``/detokenize``."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: ListOf[int]
 
 
 class TemplateRequest(Schema):
     """Body of ``/apply-template``: the part of a chat request that makes its prompt."""
 
     model: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[ListOf[dict[str, Any]], Field(min_length=1)]
+    tools: ListOf[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -316,7 +323,7 @@ def read(schema: type[AnyRequest], value: object) -> AnyRequest:
     try:
         request = schema.model_validate(value)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, value) from None
     if isinstance(request, Request):
         request.check_supported()
     return request

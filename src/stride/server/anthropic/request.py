@@ -10,12 +10,12 @@ from pydantic import Field
 
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice, read_constraints
 from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import Int32, Schema, Streamable
+from stride.server.schema import Int32, ListOf, Schema, Streamable
 from stride.types import Message, SamplingParams, Tool, sampling_params
 from stride.types import ToolCall as Call
 
 Block = dict[str, Any]
-Content = str | list[Block]
+Content = str | ListOf[Block]
 
 
 class MessagesTurn(Schema):
@@ -47,14 +47,14 @@ class MessagesPrompt(Streamable):
     """Body of ``/v1/messages/count_tokens``: what becomes the prompt."""
 
     model: str | None = None
-    messages: Annotated[list[MessagesTurn], Field(min_length=1)]
+    messages: Annotated[ListOf[MessagesTurn], Field(min_length=1)]
     system: Content | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: MessagesToolChoice | None = None
     thinking: dict[str, Any] | None = None
     output_config: MessagesOutputConfig | None = None
     output_format: MessagesOutputFormat | None = None
-    mcp_servers: list[Any] | None = None
+    mcp_servers: ListOf[Any] | None = None
 
     def check_supported(self) -> None:
         """Refuse what would otherwise be ignored in silence.
@@ -145,7 +145,7 @@ class MessagesRequest(MessagesPrompt):
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_k: Annotated[Int32, Field(ge=0)] | None = None
     top_p: float | None = None
-    stop_sequences: Annotated[list[str], Field(max_length=256)] | None = None
+    stop_sequences: Annotated[ListOf[str], Field(max_length=256)] | None = None
 
     def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
         """How to sample: what the request says, else what the server was started with.

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import MAX_N_PROBS, MAX_TEXTS, STRINGS, Int32, SamplingFields, Schema, Streamable
+from stride.server.schema import MAX_N_PROBS, MAX_TEXTS, STRINGS, Int32, ListOf, SamplingFields, Schema, Streamable
 from stride.types import SamplingParams, sampling_params
 
 
@@ -75,8 +75,8 @@ class OllamaMessage(Schema):
     role: str
     content: str | None = None
     thinking: str | None = None
-    images: list[Any] | None = None
-    tool_calls: list[OllamaCall] | None = None
+    images: ListOf[Any] | None = None
+    tool_calls: ListOf[OllamaCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -84,8 +84,8 @@ class OllamaMessage(Schema):
 class OllamaChatRequest(OllamaRequest):
     """Body of ``/api/chat``. Without messages it loads the model."""
 
-    messages: list[OllamaMessage] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: ListOf[OllamaMessage] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -132,10 +132,10 @@ class OllamaGenerateRequest(OllamaRequest):
     prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
-    images: list[Any] | None = None
+    images: ListOf[Any] | None = None
     suffix: str | None = None
     template: str | None = None
-    context: list[int] | None = None
+    context: ListOf[int] | None = None
 
     def check_supported(self) -> None:
         """Refuse what would otherwise be ignored in silence.
@@ -162,7 +162,7 @@ class OllamaEmbedRequest(Schema):
     """
 
     model: str | None = None
-    input: Annotated[list[str], STRINGS, Field(max_length=MAX_TEXTS)] | None = None
+    input: Annotated[ListOf[str], STRINGS, Field(max_length=MAX_TEXTS)] | None = None
     truncate: bool | None = None
     dimensions: Int32 | None = None
     options: dict[str, Any] | None = None

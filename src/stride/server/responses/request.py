@@ -9,7 +9,7 @@ from pydantic import Field
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice
 from stride.errors import RequestError, UnsupportedError
 from stride.server.responses.items import Item
-from stride.server.schema import MAX_N_PROBS, Int32, Schema, Streamable
+from stride.server.schema import MAX_N_PROBS, Int32, ListOf, Schema, Streamable
 from stride.types import SamplingParams, Tool, sampling_params
 
 LOGPROBS = "message.output_text.logprobs"
@@ -44,21 +44,21 @@ class ResponsesAllowedTools(Schema):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[ResponsesFunction]
+    tools: ListOf[ResponsesFunction]
 
 
 class ResponsesRequest(Streamable):
     """Body of ``/v1/responses``."""
 
     model: str | None = None
-    input: Annotated[str | list[dict[str, Any]], Field(min_length=1)]
+    input: Annotated[str | ListOf[dict[str, Any]], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
 
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto", "required"] | ResponsesFunction | ResponsesAllowedTools | None = None
     parallel_tool_calls: bool | None = None
     text: ResponsesText | None = None
@@ -68,7 +68,7 @@ class ResponsesRequest(Streamable):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_N_PROBS)] | None = None
-    include: list[str] | None = None
+    include: ListOf[str] | None = None
     truncation: Literal["auto", "disabled"] | None = None
 
     background: bool | None = None
