@@ -135,7 +135,9 @@ def invalid(error: ValidationError, body: object) -> RequestError:
         for item in error.errors(include_url=False, include_input=False)
     ]
     first, _ = found[0]
-    field = max((path for path, _ in found if path.startswith(first)), key=len)  # of a union, the member that came close
+    field = max(
+        (path for path, _ in found if path.startswith(first)), key=len
+    )  # of a union, the member that came close
     problems = dict.fromkeys(problem for path, problem in found if path == field)
     return RequestError(f"{field}: {', or '.join(problems)}", field=field)
 
