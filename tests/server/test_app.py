@@ -379,6 +379,7 @@ def test_unknown_fields_are_ignored(scripted):
         ("chat_template_kwargs", []),
         ("chat_template_kwargs", {"messages": []}),
         ("chat_template_kwargs", {"self": 1}),
+        ("chat_template_kwargs", {"namespace": 5}),
         ("parallel_tool_calls", "no"),
         ("logprobs", "all"),
         ("logprobs", 3),

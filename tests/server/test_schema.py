@@ -98,3 +98,35 @@ def test_an_error_names_the_place(schema, body, field):
         read(schema, body)
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    ("schema", "body", "field"),
+    [
+        (ChatRequest, {**HELLO, "max_completion_tokens": -5}, "max_completion_tokens"),
+        (ChatRequest, {**HELLO, "n_predict": -5}, "n_predict"),
+        (ChatRequest, {**HELLO, "max_tokens": -5}, "max_tokens"),
+        (ChatRequest, {**HELLO, "stop": [""]}, "stop"),
+        (OllamaChatRequest, {"options": {"stop": [""]}}, "options.stop"),
+        (OllamaChatRequest, {"options": {"temperature": -1.0}}, "options.temperature"),
+        (MessagesRequest, {**HELLO, "max_tokens": 1, "stop_sequences": [""]}, "stop_sequences"),
+        (ResponsesRequest, {"input": "Hi", "top_p": 5.0}, "top_p"),
+    ],
+)
+def test_sampling_is_refused_by_the_clients_names(schema, body, field):
+    with pytest.raises(RequestError) as caught:
+        read(schema, body).sampling({})
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field} ")
+
+
+@pytest.mark.parametrize("field", ["model", "tool_choice", "messages", "reasoning_effort", "tools"])
+def test_errors_do_not_repeat_a_megabyte(demo, field):
+    long = "x" * (1 << 20)
+    values = {
+        "tool_choice": {"type": long},
+        "messages": [{"role": long, "content": "Hi"}],
+        "tools": [{"type": "function", "function": {"name": long, "parameters": []}}],
+    }
+    response = demo.ask(**{field: values.get(field, long), "max_tokens": 1})
+    assert len(response.content) < 1000

@@ -19,6 +19,7 @@ from stride.errors import (
     RequestError,
     StrideError,
     UnsupportedError,
+    shown,
 )
 
 TYPES = {
@@ -70,7 +71,7 @@ class NoModelError(HTTPException):
     """No model is served under that name (HTTP 404)."""
 
     def __init__(self, name: str, names: Sequence[str]) -> None:
-        super().__init__(404, f"there is no model {name!r}, only {', '.join(map(repr, names))}")
+        super().__init__(404, f"there is no model {shown(name)}, only {', '.join(map(repr, names))}")
 
 
 def body(error: Exception) -> dict[str, Any]:

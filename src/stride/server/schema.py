@@ -5,11 +5,13 @@ Messages and tools stay as they came: `stride.chat.messages` reads them for ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stride.chat.constraints import REASONING_FIELDS, Constraints, read_constraints
+from stride.chat.template import FUNCTIONS
 from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
 from stride.types import SamplingParams, sampling_params
@@ -62,6 +64,21 @@ class Schema(BaseModel):
     """Unknown fields are ignored, as OpenAI's server does; nothing is converted: "5" is no number."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+
+
+def sampled(fields: Mapping[str, Any], names: Mapping[str, str]) -> SamplingParams:
+    """How to sample. Errors call fields what the client called them: ``names``, by ours.
+
+    Raises:
+        RequestError: a value out of its range.
+    """
+    try:
+        return sampling_params(fields)
+    except RequestError as error:
+        name = names.get(error.field or "")
+        if name is None:
+            raise
+        raise RequestError(str(error).replace(str(error.field), name, 1), field=name) from None
 
 
 class Streamable(Schema):
@@ -186,11 +203,12 @@ class Request(SamplingFields):
             RequestError: a value out of its range.
         """
         given = {name: getattr(self, name, None) for name in SamplingParams.__dataclass_fields__}
-        given["max_tokens"] = next(
-            (n for n in (self.max_completion_tokens, self.max_tokens, self.n_predict) if n is not None), None
-        )
+        limits = ("max_completion_tokens", "max_tokens", "n_predict")
+        limit = next((name for name in limits if getattr(self, name) is not None), "max_tokens")
+        given["max_tokens"] = getattr(self, limit)
         given["logprobs"] = self.n_logprobs
-        return sampling_params({**defaults, **{name: value for name, value in given.items() if value is not None}})
+        said = {name: value for name, value in given.items() if value is not None}
+        return sampled({**defaults, **said}, {"max_tokens": limit})
 
 
 class ChatRequest(Request):
@@ -300,10 +318,10 @@ def check_variables(given: dict[str, Any] | None) -> dict[str, Any]:
     """Variables for the chat template.
 
     Raises:
-        RequestError: a variable that is the conversation itself.
+        RequestError: a variable that is the conversation itself, or a function of every template.
     """
-    for name in ("messages", "tools", "self"):
-        if name in (given or {}):
+    for name in given or {}:
+        if name in ("messages", "tools", "self") or name in FUNCTIONS:
             raise RequestError(f"chat_template_kwargs must not replace {name}", field="chat_template_kwargs")
     return given or {}
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice, read_constraints
-from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import Int32, ListOf, Schema, Streamable
-from stride.types import Message, SamplingParams, Tool, sampling_params
+from stride.errors import RequestError, UnsupportedError, shown
+from stride.server.schema import Int32, ListOf, Schema, Streamable, sampled
+from stride.types import Message, SamplingParams, Tool
 from stride.types import ToolCall as Call
 
 Block = dict[str, Any]
@@ -155,7 +155,8 @@ class MessagesRequest(MessagesPrompt):
         """
         given = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
         given["stop"] = self.stop_sequences
-        return sampling_params({**defaults, **{name: value for name, value in given.items() if value is not None}})
+        said = {name: value for name, value in given.items() if value is not None}
+        return sampled({**defaults, **said}, {"stop": "stop_sequences"})
 
 
 def _user(content: Content, names: dict[str, str]) -> Iterator[Message]:
@@ -214,7 +215,7 @@ def _text(block: Block, field: str) -> str:
     kind = block.get("type")
     if kind != "text":
         raise RequestError(
-            f"{field}: a content block of type {kind!r} cannot be read here: this model takes text", field=field
+            f"{field}: a content block of type {shown(kind)} cannot be read here: this model takes text", field=field
         )
     text = block.get("text")
     if not isinstance(text, str):
@@ -233,7 +234,7 @@ def _tool(value: dict[str, Any]) -> Tool:
     kind = value.get("type") or "custom"
     if kind != "custom":
         raise UnsupportedError(
-            f"tools: {kind!r} is a tool of Anthropic's; this server knows those of clients", field="tools"
+            f"tools: {shown(kind)} is a tool of Anthropic's; this server knows those of clients", field="tools"
         )
     name, schema, description = value.get("name"), value.get("input_schema"), value.get("description") or ""
     if not isinstance(name, str) or not name or not isinstance(schema, dict) or not isinstance(description, str):

@@ -8,8 +8,18 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import MAX_N_PROBS, MAX_TEXTS, STRINGS, Int32, ListOf, SamplingFields, Schema, Streamable
-from stride.types import SamplingParams, sampling_params
+from stride.server.schema import (
+    MAX_N_PROBS,
+    MAX_TEXTS,
+    STRINGS,
+    Int32,
+    ListOf,
+    SamplingFields,
+    Schema,
+    Streamable,
+    sampled,
+)
+from stride.types import SamplingParams
 
 
 class OllamaOptions(SamplingFields):
@@ -45,7 +55,8 @@ class OllamaRequest(Streamable):
             given["max_tokens"] = max(-1, given.pop("num_predict"))
         if self.logprobs:
             given["logprobs"] = self.top_logprobs or 0
-        return sampling_params({**defaults, **given})
+        names = {name: f"options.{name}" for name in OllamaOptions.model_fields}
+        return sampled({**defaults, **given}, {**names, "max_tokens": "options.num_predict"})
 
     @property
     def constraints(self) -> Constraints:
