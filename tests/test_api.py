@@ -544,3 +544,30 @@ def test_a_group_computes_its_prompt_once_where_nothing_is_kept(cache_ram: int, 
 def test_a_wrong_size_of_the_cache_is_refused_by_name(cache_ram: Any) -> None:
     with pytest.raises(RequestError, match="cache_ram is"):
         LLM(cache_ram=cache_ram)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda llm, long: llm.generate(long),
+        lambda llm, long: llm.chat([Message("user", long)]),
+        lambda llm, long: llm.chat([Message("user", "a")] * 513),
+        lambda llm, long: llm.chat([Message("assistant", "a"), Message("tool", long)] * 2),
+        lambda llm, long: llm.count_tokens([Message("user", long)]),
+        lambda llm, long: llm.apply_template([Message("user", long)]),
+        lambda llm, long: llm.chat([Message("user", "a")], [Tool("f", long)]),
+        lambda llm, long: llm.embed(long),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_it_is_read(llm, monkeypatch, ask):
+    long = "a" * (llm.n_ctx * llm.tokenizer.longest + 1)
+    monkeypatch.setattr(llm.tokenizer, "_encode", None)
+    with pytest.raises(ContextOverflowError, match=r"at least \d+ tokens"):
+        ask(llm, long)
+
+
+def test_thoughts_and_what_is_truncated_may_be_long(llm):
+    long = "a" * (llm.n_ctx * llm.tokenizer.longest + 1)
+    turns = [Message("user", "a"), Message("assistant", f"<think>{long}</think>b"), Message("user", "c")]
+    assert llm.count_tokens(turns) < llm.n_ctx
+    assert llm.embeddings(long, truncate=True).result().usage.prompt_tokens == llm.n_ctx

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stride.errors import RequestError
+from stride.errors import RequestError, shown
 
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 """llama.cpp's steps from logits to the draw, under its names and in its order."""
@@ -64,7 +64,7 @@ class Tool:
 
 def _check(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise RequestError(f"{name} is {value!r}, but must be {expected}", field=name)
+        raise RequestError(f"{name} is {shown(value)}, but must be {expected}", field=name)
 
 
 def _is_finite(value: object) -> bool:
@@ -166,7 +166,7 @@ class SamplingParams:
         for sampler in self.samplers:
             if sampler not in SAMPLERS:
                 raise RequestError(
-                    f"samplers hold {sampler!r}, but may hold only {', '.join(SAMPLERS)}", field="samplers"
+                    f"samplers hold {shown(sampler)}, but may hold only {', '.join(SAMPLERS)}", field="samplers"
                 )
         for name in ("stop", "dry_sequence_breakers"):
             texts = getattr(self, name)
@@ -188,7 +188,7 @@ def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     unknown = sorted(given.keys() - known.keys())
     if unknown:
         name = unknown[0]
-        raise RequestError(f"there is no sampling parameter {name!r}; there are: {', '.join(known)}", field=name)
+        raise RequestError(f"there is no sampling parameter {shown(name)}; there are: {', '.join(known)}", field=name)
     for name in ("max_tokens", "seed"):
         if given.get(name) == -1:
             del given[name]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from stride.errors import RequestError
+from stride.errors import RequestError, shown
 from stride.types import JsonSchema
 
 
@@ -202,4 +202,4 @@ def _json_text(schema: object, field: str) -> str:
 
 
 def _bad(field: str, value: object, expected: str) -> RequestError:
-    return RequestError(f"{field} is {value!r}, but must be {expected}", field=field)
+    return RequestError(f"{field} is {shown(value)}, but must be {expected}", field=field)

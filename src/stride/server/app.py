@@ -12,7 +12,7 @@ from stride.server import anthropic, docs, embeddings, errors, native, ollama, o
 from stride.server.guard import Guard, Keys, is_loopback
 from stride.server.limits import Limits
 from stride.server.models import Models
-from stride.server.observe import REQUEST_ID, Observed
+from stride.server.observe import REQUEST_ID, Caught, Observed
 from stride.server.service import Holding, Service, Settings
 
 DIALECTS = (openai, responses, native)
@@ -42,7 +42,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     for dialect in FIXED_DIALECTS:
         app.include_router(dialect.router(service))
     app.include_router(page.router(), include_in_schema=False)
-    for kind in (StrideError, HTTPException, Exception):
+    for kind in (StrideError, HTTPException):
         app.add_exception_handler(kind, lambda request, error: errors.response(error, path=request.url.path))
     app.add_middleware(Holding)
     app.add_middleware(
@@ -54,6 +54,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     )
     app.state.keys = Keys(settings.api_keys, settings.api_key_file)
     app.add_middleware(Guard, keys=app.state.keys, loopback=is_loopback(settings.host))
+    app.add_middleware(Caught)
     app.add_middleware(
         CORSMiddleware,
         allow_origin_regex=r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?",

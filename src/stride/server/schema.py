@@ -5,15 +5,20 @@ Messages and tools stay as they came: `stride.chat.messages` reads them for ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stride.chat.constraints import REASONING_FIELDS, Constraints, read_constraints
+from stride.chat.template import FUNCTIONS
 from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
 from stride.types import SamplingParams, sampling_params
 
+T = TypeVar("T")
+ListOf = Annotated[list[T], Field(fail_fast=True)]
+"""A list of a request: the first item that is wrong is told. A million of them must not become a million errors."""
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 MAX_CHOICES = 64
 """Answers that one request may ask for: ``n`` for each of its prompts."""
@@ -38,12 +43,16 @@ def _token_biases(value: object) -> object:
     if isinstance(value, list):
         if not all(isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is int for pair in value):
             raise ValueError("must be made of [token id, bias] pairs")
-        return {token: float("-inf") if bias is False else bias for token, bias in value}
-    if isinstance(value, dict):
+        biases = {token: float("-inf") if bias is False else bias for token, bias in value}
+    elif isinstance(value, dict):
         if not all(isinstance(token, str) and token.isascii() and token.isdigit() for token in value):
             raise ValueError("must have token ids as keys")
-        return {int(token): bias for token, bias in value.items()}
-    return value
+        biases = {int(token): bias for token, bias in value.items()}
+    else:
+        return value
+    if not all(type(bias) in (int, float) for bias in biases.values()):  # pydantic would tell of each of them
+        raise ValueError("must have numbers as biases")
+    return biases
 
 
 STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
@@ -55,6 +64,21 @@ class Schema(BaseModel):
     """Unknown fields are ignored, as OpenAI's server does; nothing is converted: "5" is no number."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+
+
+def sampled(fields: Mapping[str, Any], names: Mapping[str, str]) -> SamplingParams:
+    """How to sample. Errors call fields what the client called them: ``names``, by ours.
+
+    Raises:
+        RequestError: a value out of its range.
+    """
+    try:
+        return sampling_params(fields)
+    except RequestError as error:
+        name = names.get(error.field or "")
+        if name is None:
+            raise
+        raise RequestError(str(error).replace(str(error.field), name, 1), field=name) from None
 
 
 class Streamable(Schema):
@@ -74,7 +98,7 @@ class Streamable(Schema):
 class SamplingFields(Schema):
     """How to sample, in the names that OpenAI, llama-server and Ollama share."""
 
-    stop: Annotated[list[str], STRINGS, Field(max_length=256)] | None = None
+    stop: Annotated[ListOf[str], STRINGS, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
     temperature: float | None = None
     top_k: Int32 | None = None
@@ -120,13 +144,13 @@ class Request(SamplingFields):
     dry_base: float | None = None
     dry_allowed_length: Int32 | None = None
     dry_penalty_last_n: Int32 | None = None
-    dry_sequence_breakers: Annotated[list[str], Field(min_length=1, max_length=32)] | None = None
+    dry_sequence_breakers: Annotated[ListOf[str], Field(min_length=1, max_length=32)] | None = None
     xtc_probability: float | None = None
     xtc_threshold: float | None = None
     top_n_sigma: float | None = None
     dynatemp_range: float | None = None
     dynatemp_exponent: float | None = None
-    samplers: Annotated[str | list[str], Field(max_length=64)] | None = None
+    samplers: Annotated[str | ListOf[str], Field(max_length=64)] | None = None
     logit_bias: Annotated[dict[int, float], _TOKEN_BIASES] | None = None
     ignore_eos: bool | None = None
 
@@ -139,7 +163,7 @@ class Request(SamplingFields):
     adaptive_target: float | None = None
     n_indent: Int32 | None = None
     t_max_predict_ms: Int32 | None = None
-    lora: list[dict[str, Any]] | None = None
+    lora: ListOf[dict[str, Any]] | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -179,18 +203,19 @@ class Request(SamplingFields):
             RequestError: a value out of its range.
         """
         given = {name: getattr(self, name, None) for name in SamplingParams.__dataclass_fields__}
-        given["max_tokens"] = next(
-            (n for n in (self.max_completion_tokens, self.max_tokens, self.n_predict) if n is not None), None
-        )
+        limits = ("max_completion_tokens", "max_tokens", "n_predict")
+        limit = next((name for name in limits if getattr(self, name) is not None), "max_tokens")
+        given["max_tokens"] = getattr(self, limit)
         given["logprobs"] = self.n_logprobs
-        return sampling_params({**defaults, **{name: value for name, value in given.items() if value is not None}})
+        said = {name: value for name, value in given.items() if value is not None}
+        return sampled({**defaults, **said}, {"max_tokens": limit})
 
 
 class ChatRequest(Request):
     """Body of ``/v1/chat/completions``."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[ListOf[dict[str, Any]], Field(min_length=1)]
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
@@ -221,7 +246,7 @@ class CompletionRequest(Request):
 
     NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {**Request.NOT_YET, "suffix": ("",), "best_of": (1,)}
 
-    prompt: Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[ListOf[str | ListOf[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -250,9 +275,9 @@ def _check_choices(n_prompts: int, n: int) -> None:
 class NativeRequest(Request):
     """Body of ``/completion``, llama-server's own."""
 
-    prompt: Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[ListOf[str | ListOf[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     return_tokens: bool | None = None
-    response_fields: list[str] | None = None
+    response_fields: ListOf[str] | None = None
 
     @property
     def n_logprobs(self) -> int | None:
@@ -277,15 +302,15 @@ class DetokenizeRequest(Schema):
     """Body of ``/detokenize``."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: ListOf[int]
 
 
 class TemplateRequest(Schema):
     """Body of ``/apply-template``: the part of a chat request that makes its prompt."""
 
     model: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[ListOf[dict[str, Any]], Field(min_length=1)]
+    tools: ListOf[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -293,10 +318,10 @@ def check_variables(given: dict[str, Any] | None) -> dict[str, Any]:
     """Variables for the chat template.
 
     Raises:
-        RequestError: a variable that is the conversation itself.
+        RequestError: a variable that is the conversation itself, or a function of every template.
     """
-    for name in ("messages", "tools", "self"):
-        if name in (given or {}):
+    for name in given or {}:
+        if name in ("messages", "tools", "self") or name in FUNCTIONS:
             raise RequestError(f"chat_template_kwargs must not replace {name}", field="chat_template_kwargs")
     return given or {}
 
@@ -316,7 +341,7 @@ def read(schema: type[AnyRequest], value: object) -> AnyRequest:
     try:
         request = schema.model_validate(value)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, value) from None
     if isinstance(request, Request):
         request.check_supported()
     return request

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice, read_constraints
-from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import Int32, Schema, Streamable
-from stride.types import Message, SamplingParams, Tool, sampling_params
+from stride.errors import RequestError, UnsupportedError, shown
+from stride.server.schema import Int32, ListOf, Schema, Streamable, sampled
+from stride.types import Message, SamplingParams, Tool
 from stride.types import ToolCall as Call
 
 Block = dict[str, Any]
-Content = str | list[Block]
+Content = str | ListOf[Block]
 
 
 class MessagesTurn(Schema):
@@ -47,14 +47,14 @@ class MessagesPrompt(Streamable):
     """Body of ``/v1/messages/count_tokens``: what becomes the prompt."""
 
     model: str | None = None
-    messages: Annotated[list[MessagesTurn], Field(min_length=1)]
+    messages: Annotated[ListOf[MessagesTurn], Field(min_length=1)]
     system: Content | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: MessagesToolChoice | None = None
     thinking: dict[str, Any] | None = None
     output_config: MessagesOutputConfig | None = None
     output_format: MessagesOutputFormat | None = None
-    mcp_servers: list[Any] | None = None
+    mcp_servers: ListOf[Any] | None = None
 
     def check_supported(self) -> None:
         """Refuse what would otherwise be ignored in silence.
@@ -145,7 +145,7 @@ class MessagesRequest(MessagesPrompt):
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_k: Annotated[Int32, Field(ge=0)] | None = None
     top_p: float | None = None
-    stop_sequences: Annotated[list[str], Field(max_length=256)] | None = None
+    stop_sequences: Annotated[ListOf[str], Field(max_length=256)] | None = None
 
     def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
         """How to sample: what the request says, else what the server was started with.
@@ -155,7 +155,8 @@ class MessagesRequest(MessagesPrompt):
         """
         given = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
         given["stop"] = self.stop_sequences
-        return sampling_params({**defaults, **{name: value for name, value in given.items() if value is not None}})
+        said = {name: value for name, value in given.items() if value is not None}
+        return sampled({**defaults, **said}, {"stop": "stop_sequences"})
 
 
 def _user(content: Content, names: dict[str, str]) -> Iterator[Message]:
@@ -214,7 +215,7 @@ def _text(block: Block, field: str) -> str:
     kind = block.get("type")
     if kind != "text":
         raise RequestError(
-            f"{field}: a content block of type {kind!r} cannot be read here: this model takes text", field=field
+            f"{field}: a content block of type {shown(kind)} cannot be read here: this model takes text", field=field
         )
     text = block.get("text")
     if not isinstance(text, str):
@@ -233,7 +234,7 @@ def _tool(value: dict[str, Any]) -> Tool:
     kind = value.get("type") or "custom"
     if kind != "custom":
         raise UnsupportedError(
-            f"tools: {kind!r} is a tool of Anthropic's; this server knows those of clients", field="tools"
+            f"tools: {shown(kind)} is a tool of Anthropic's; this server knows those of clients", field="tools"
         )
     name, schema, description = value.get("name"), value.get("input_schema"), value.get("description") or ""
     if not isinstance(name, str) or not name or not isinstance(schema, dict) or not isinstance(description, str):

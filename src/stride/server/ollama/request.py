@@ -8,8 +8,18 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import MAX_N_PROBS, MAX_TEXTS, STRINGS, Int32, SamplingFields, Schema, Streamable
-from stride.types import SamplingParams, sampling_params
+from stride.server.schema import (
+    MAX_N_PROBS,
+    MAX_TEXTS,
+    STRINGS,
+    Int32,
+    ListOf,
+    SamplingFields,
+    Schema,
+    Streamable,
+    sampled,
+)
+from stride.types import SamplingParams
 
 
 class OllamaOptions(SamplingFields):
@@ -45,7 +55,8 @@ class OllamaRequest(Streamable):
             given["max_tokens"] = max(-1, given.pop("num_predict"))
         if self.logprobs:
             given["logprobs"] = self.top_logprobs or 0
-        return sampling_params({**defaults, **given})
+        names = {name: f"options.{name}" for name in OllamaOptions.model_fields}
+        return sampled({**defaults, **given}, {**names, "max_tokens": "options.num_predict"})
 
     @property
     def constraints(self) -> Constraints:
@@ -75,8 +86,8 @@ class OllamaMessage(Schema):
     role: str
     content: str | None = None
     thinking: str | None = None
-    images: list[Any] | None = None
-    tool_calls: list[OllamaCall] | None = None
+    images: ListOf[Any] | None = None
+    tool_calls: ListOf[OllamaCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -84,8 +95,8 @@ class OllamaMessage(Schema):
 class OllamaChatRequest(OllamaRequest):
     """Body of ``/api/chat``. Without messages it loads the model."""
 
-    messages: list[OllamaMessage] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: ListOf[OllamaMessage] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -132,10 +143,10 @@ class OllamaGenerateRequest(OllamaRequest):
     prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
-    images: list[Any] | None = None
+    images: ListOf[Any] | None = None
     suffix: str | None = None
     template: str | None = None
-    context: list[int] | None = None
+    context: ListOf[int] | None = None
 
     def check_supported(self) -> None:
         """Refuse what would otherwise be ignored in silence.
@@ -162,7 +173,7 @@ class OllamaEmbedRequest(Schema):
     """
 
     model: str | None = None
-    input: Annotated[list[str], STRINGS, Field(max_length=MAX_TEXTS)] | None = None
+    input: Annotated[ListOf[str], STRINGS, Field(max_length=MAX_TEXTS)] | None = None
     truncate: bool | None = None
     dimensions: Int32 | None = None
     options: dict[str, Any] | None = None
