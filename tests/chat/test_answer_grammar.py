@@ -273,7 +273,7 @@ def with_parameters(**schema):
         ("tools", [Tool(" f")], Constraints()),
         ("tools", [Tool('f"')], Constraints()),
         ("tools", with_parameters(type="array"), Constraints()),
-        ("tools", with_parameters(properties={"a\"b": {}}), Constraints()),
+        ("tools", with_parameters(properties={'a"b': {}}), Constraints()),
         ("tools", with_parameters(properties=[]), Constraints()),
         ("tools", with_parameters(properties={"a": {"type": "integer", "not": {}}}), Constraints()),
         ("tools", with_parameters(properties={"a": {"type": "string", "not": {}}}), Constraints()),

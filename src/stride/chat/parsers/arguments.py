@@ -140,7 +140,7 @@ def _other(text: str, parameter: Parameter) -> str | None:
 def _loose_other(text: str, parameter: Parameter) -> str | None:
     """What is no string because nothing here can be one."""
     integer = _LOOSE_INTEGER.fullmatch(text) if parameter.others & NUMBERS else None
-    if integer is None or _NUMBER.fullmatch(text) and "number" in parameter.others:
+    if integer is None or (_NUMBER.fullmatch(text) and "number" in parameter.others):
         return _other(text, parameter)
     sign, digits = integer.groups()
     return digits if sign != "-" or digits == "0" else f"-{digits}"
