@@ -115,6 +115,8 @@ def _reading(begun: str, parameter: Parameter, exact: bool) -> _Reading:
         return in_full
     if parameter.choices is not None:
         return _Reading.OPEN if any(choice.startswith(begun) for choice in parameter.choices) else in_full
+    if not begun:
+        return _Reading.OPEN
     if CONTAINERS.get(begun[:1]) in parameter.others:
         return in_full
     if parameter == ANYTHING and begun[:1] == '"':
