@@ -520,6 +520,7 @@ def stopped(text: str, *stops: str, tools: Sequence[Tool] = TOOLS) -> tuple[str 
         (f"</think>{xml('bash', command='a END')}\n", ["END", "\n", "<"], (None, None, True)),
         (f"</think>E{xml('now')}ND", ["END"], ("END", None, True)),
         (f"</think>E{xml('now')}END", ["END"], ("E", "END", True)),
+        (f"</think>a{xml('now')}\n{xml('now')}\n", ["\n"], ("a", None, True)),
         ("</think>a <tool_call> b", ["<tool"], ("a ", "<tool", False)),
         (xml("bash", command="a")[:-9] + "</think>", [], (None, None, False)),
     ],

@@ -98,11 +98,12 @@ def _at_least(lark: Lark, least: int, blocks: Sequence[tuple[str, bool]], undecl
     if least == sum(must for _, must in blocks):
         each = [block if must else f"({block})?" for block, must in blocks]
         return " ".join([*each, f"{undeclared}*"] if undeclared else each)
-    after: dict[int, str] = {0: undeclared and f"{undeclared}*", **({1: f"{undeclared}+"} if undeclared else {})}
+    after = {0: f"{undeclared}*", 1: f"{undeclared}+"} if undeclared else {0: ""}  # how many are missing: what follows
     for block, must in reversed(blocks):
         before: dict[int, str] = {}
         for missing in range(least + 1):
-            options = [f"{block} {after[n]}" for n in [max(missing - 1, 0)] if n in after]
+            others = max(missing - 1, 0)
+            options = [f"{block} {after[others]}"] if others in after else []
             if not must and missing in after:
                 options.append(after[missing] or '""')
             if options:

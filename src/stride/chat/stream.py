@@ -153,8 +153,10 @@ class StreamParser:
                 self._fresh = False
                 yield ReasoningDelta(visible)
             return
-        if self._content.is_empty and not self.stops.n_held:
-            text = text.lstrip()
+        if self._fresh:  # white space before and between what is visible is not searched
+            begun = text.lstrip()
+            self._content.push(text[: len(text) - len(begun)])
+            text = begun
         if text.strip():
             self._fresh = False
             self._unclosed = self._unclosed and not self._last_call_closed
@@ -214,11 +216,6 @@ class _TrimmedText:
         self._shown = continues
         self._held: list[str] = []
         self.interrupted = False  # a call follows what was shown
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing has been shown, and nothing goes on here."""
-        return not self._shown
 
     def push(self, text: str) -> str:
         visible = text.rstrip()
