@@ -281,7 +281,14 @@ class LLM:
             constraints = _for_the_rest(constraints)
         mask = self.masks.answer(offered, constraints, in_reasoning)
         constrained = bool(offered) and bool(self.tool_format.shapes)
-        parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained, continues=continues)
+        parser = StreamParser(
+            self.tool_format,
+            offered,
+            in_reasoning,
+            constrained=constrained,
+            formatted=constraints.text is not None,
+            continues=continues,
+        )
         ids = self.tokenizer.encode_prompt(rendered.pieces)
         return self._started(ids, params, parser, mask)
 
