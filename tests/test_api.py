@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import math
 import re
 import weakref
 from collections.abc import Iterator
@@ -404,8 +405,16 @@ def test_an_answer_fits_the_format_asked_for(llm):
     assert done.finish_reason == "stop"
     assert done.message.reasoning
     assert json.loads(done.text)["n"] in (1, 2)
-    assert re.fullmatch(r"\d{4}-\d\d", llm.generate("x", regex=r"\d{4}-\d\d", max_tokens=20).text)
-    assert llm.generate("x", grammar='root ::= "yes" | "no"', max_tokens=20).text in ("yes", "no")
+    date = "[0-9]{4}-[0-9]{2}"
+    assert re.fullmatch(date, llm.generate("x", regex=date, max_tokens=20, seed=1).text)
+    assert llm.generate("x", grammar='root ::= "yes" | "no"', max_tokens=20, seed=1).text in ("yes", "no")
+
+
+def test_a_complete_answer_ends_whatever_is_said_of_its_end(llm):
+    no_end = dict.fromkeys(llm.tokenizer.eos_ids, -math.inf)
+    for options in ({"ignore_eos": True}, {"logit_bias": no_end}):
+        done = llm.generate("x", regex="abc", max_tokens=20, temperature=0, **options)
+        assert (done.text, done.finish_reason) == ("abc", "stop")
 
 
 def test_without_effort_there_is_no_thought(llm):

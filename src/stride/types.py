@@ -6,7 +6,7 @@ Nothing here imports anything of Stride but errors, and nothing here computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol, TypeAlias
@@ -24,6 +24,8 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Pooling: TypeAlias = Literal["mean", "cls", "last"]
 """What a text's vector is made of: the mean of its tokens' hidden states, the first token's, or the last one's."""
 JsonSchema: TypeAlias = Mapping[str, Any]
+GRAMMAR_BYTES = 128 << 20
+"""Memory that a model's compiled grammars may take while they are kept for requests to come."""
 
 
 # --- Conversation -----------------------------------------------------------------------------
@@ -223,6 +225,10 @@ class TokenSet:
     def __contains__(self, token_id: int) -> bool:
         at = int(self.ids.searchsorted(token_id))
         return (at < len(self.ids) and int(self.ids[at]) == token_id) != self.excluded
+
+    def is_within(self, token_ids: Set[int]) -> bool:
+        """Whether there are tokens here, and all of them are among some few."""
+        return not self.excluded and 0 < len(self.ids) <= len(token_ids) and token_ids >= set(self.ids.tolist())
 
 
 class LogitsMask(Protocol):

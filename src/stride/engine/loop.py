@@ -382,7 +382,10 @@ class Engine:
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""
         allowed = None if request.mask is None else request.mask.allowed()
-        token_id = request.sampler.sample(logits, allowed)
+        if allowed is not None and allowed.is_within(request.eos_ids):  # complete, even if no end is wanted
+            token_id = int(allowed.ids[0])
+        else:
+            token_id = request.sampler.sample(logits, allowed)
         request.sampler.accept(token_id)
         before = request.last_token_at
         request.append(token_id)
