@@ -245,7 +245,7 @@ class LLM:
         if isinstance(prompt, str):
             self.check_length(prompt)
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
-        mask = None if text_format is None else self.masks.text(text_format)
+        mask = None if text_format is None else self.masks.text(text_format, self.cache_scope)
         adds_bos = isinstance(prompt, str) and self._puts_bos_before(prompt)
         return self._started(ids, params, None, mask, int(adds_bos) if prompt_logprobs else None)
 
@@ -279,7 +279,7 @@ class LLM:
             in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
         if rendered.continues == "content":
             constraints = _for_the_rest(constraints)
-        mask = self.masks.answer(offered, constraints, in_reasoning)
+        mask = self.masks.answer(offered, constraints, in_reasoning, self.cache_scope)
         constrained = bool(offered) and bool(self.tool_format.shapes)
         parser = StreamParser(
             self.tool_format,

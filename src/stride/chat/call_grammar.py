@@ -35,13 +35,6 @@ _END = escaped(VALUE_END)
 _UNKEPT = OBJECT_CONSTRAINTS - {"properties", "required", "additionalProperties", "minProperties"}
 
 
-def call(lark: Lark, shape: CallShape, tool: Tool, *, after: str) -> str:
-    """A call from where its text has come to: ``after`` is the part of its opening that is there already."""
-    opening = shape.before + tool.name + shape.after
-    assert opening.startswith(after)
-    return f"{literal(opening[len(after) :])} {arguments(lark, shape, tool)}"
-
-
 def arguments(lark: Lark, shape: CallShape, tool: Tool) -> str:
     """The rule of a tool's arguments.
 
