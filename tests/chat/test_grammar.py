@@ -135,6 +135,13 @@ def test_masks_of_one_grammar_are_independent(compiler, tokenizer):
     assert a in second.allowed()
 
 
+def test_what_has_too_many_symbols_is_too_large(compiler):
+    repeated = " ".join(f"x{i % 10}{{{60_000 - i}}}" for i in range(9000))
+    rules = "\n".join(f'x{i}: "a" | "b" x{i}' for i in range(10))
+    with pytest.raises(RequestError, match="my_field cannot be enforced: it is too large"):
+        compiler.mask(f"start: {repeated}\n{rules}", "my_field")
+
+
 def test_small_grammars_do_not_wait_for_large_ones(compiler, monkeypatch):
     class Busy:
         def submit(self, *args):

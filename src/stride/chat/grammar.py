@@ -198,4 +198,6 @@ def _n_bytes(grammar: str) -> int:
 
 def _problem(matcher: llguidance.LLMatcher, dead_end: str) -> str:
     message = matcher.get_error().partition("\n")[0][:MESSAGE_CHARACTERS]
+    if message.startswith("panic"):  # the compiler's tables end at 65,535 symbols
+        return "it is too large"
     return dead_end if message in ("", _NO_MATCH) else message
