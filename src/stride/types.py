@@ -24,8 +24,8 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Pooling: TypeAlias = Literal["mean", "cls", "last"]
 """What a text's vector is made of: the mean of its tokens' hidden states, the first token's, or the last one's."""
 JsonSchema: TypeAlias = Mapping[str, Any]
-GRAMMAR_BYTES = 128 << 20
-"""Memory that a model's compiled grammars may take while they are kept for requests to come."""
+GRAMMAR_BYTES = 256 << 20
+"""Memory for a model's grammars: half of it for compiled ones that are kept, the rest while more are compiled."""
 
 
 # --- Conversation -----------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class AnswerMasks:
 
     def __init__(self, tokenizer: Tokenizer, tool_format: ToolFormat, knows_efforts: bool) -> None:
         self.grammars = GrammarCompiler(tokenizer, tool_format.shown_tokens)
-        self.cache: GrammarCache[_Compiled] = GrammarCache(GRAMMAR_BYTES)
+        self.cache: GrammarCache[_Compiled] = GrammarCache(GRAMMAR_BYTES // 2)
         self._text_grammars = GrammarCompiler(tokenizer, ())
         self._tokenizer = tokenizer
         self._format = tool_format
