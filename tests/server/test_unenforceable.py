@@ -126,7 +126,8 @@ def test_what_cannot_be_enforced_is_refused_soon(alive, what):
     answer = alive.post("/v1/chat/completions", content=body)
     assert time.process_time() - started < CPU_SECONDS
     assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["type"] == "invalid_request_error"
+    too_long = "tool" in what  # for the prompt, which is told first
+    assert answer.json()["error"]["type"] in ("invalid_request_error", *(["exceed_context_size_error"] * too_long))
 
 
 @pytest.mark.parametrize(
