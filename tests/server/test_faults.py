@@ -30,9 +30,10 @@ def failure(answer, status):
 
 
 def nan_logits(batch, hidden):
-    for start, end in itertools.pairwise(batch.row_starts.tolist()):
-        if POISON in batch.token_ids[start:end]:
-            hidden[start:end] = np.nan
+    rows = np.searchsorted(batch.row_starts, batch.outputs, side="right") - 1
+    for row, values in zip(rows, hidden, strict=True):
+        if POISON in batch.token_ids[batch.row_starts[row] : batch.row_starts[row + 1]]:
+            values[7] = np.nan
 
 
 def no_memory(batch, hidden):
