@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -84,6 +85,7 @@ def test_headers_have_to_come_in_time(start):
             connection.sendall(b"X-Slow: 1\r\n")
         answer = everything(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
+    assert re.search(rb"\r\nx-request-id: [0-9a-f]{32}\r\n", answer)
     assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["type"] == "timeout_error"
 
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stride.server.errors import body
+from stride.server.observe import REQUEST_ID, refused
 
 MAX_HEADER_BYTES = 64 << 10
 """A request's line and headers together; more is 431."""
@@ -146,6 +147,7 @@ class Connection(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
             (b"connection", b"close"),
+            (REQUEST_ID.encode(), refused(error.status_code).encode()),
         ]
         parts: list[Any] = [
             h11.Response(status_code=error.status_code, headers=headers),

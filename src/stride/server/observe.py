@@ -47,6 +47,13 @@ def note(http: Request, done: Finish | Completion) -> None:
     facts["finish_reason"] = done.reason if isinstance(done, Finish) else done.finish_reason
 
 
+def refused(status: int) -> str:
+    """Log what was refused before it was a request; gives the id that it is known by."""
+    request_id = secrets.token_hex(16)
+    _log.info("request", extra={"request_id": request_id, "method": "none", "path": "none", "status": status})
+    return request_id
+
+
 class Caught:
     """ASGI middleware: an error that nobody foresaw is logged, and answered as any other, if there is no answer yet."""
 
