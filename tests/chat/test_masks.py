@@ -49,3 +49,10 @@ def test_a_format_that_cannot_be_enforced_is_not_blamed_on_the_tools(tokenizer):
     with pytest.raises(RequestError) as caught:
         AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([NOW], asked, in_reasoning=False)
     assert caught.value.field == "regex"
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(100, 100), (9999, 2048)])
+def test_the_smaller_of_a_budget_and_what_an_effort_means_counts(tokenizer, budgets, budget, expected):
+    asked = Constraints(reasoning_effort="low", reasoning_budget=budget)
+    AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([], asked, in_reasoning=True)
+    assert budgets == [expected]

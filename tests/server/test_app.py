@@ -319,13 +319,6 @@ def test_constraints_reach_the_model(scripted):
     assert model.asked[-1][2] == TextFormat.regex("a+")
 
 
-def test_the_servers_reasoning_budget_is_a_default(scripted):
-    client, model = scripted(reasoning_budget=9)
-    for fields, expected in (({}, 9), ({"reasoning_budget": -1}, None), ({"thinking": {"type": "disabled"}}, 0)):
-        client.ask(**fields)
-        assert model.asked[-1][4].reasoning_budget == expected
-
-
 def test_unknown_fields_are_ignored(scripted):
     client, _ = scripted()
     neutral = {"response_format": {"type": "text"}, "logprobs": False, "n": 1, "cache_prompt": True, "grammar": ""}
@@ -374,6 +367,9 @@ def test_unknown_fields_are_ignored(scripted):
         ("json_schema", 5),
         ("regex", 5),
         ("reasoning_budget", -2),
+        ("reasoning_budget_tokens", -2),
+        ("thinking_budget_tokens", -2),
+        ("add_generation_prompt", "no"),
         ("reasoning_effort", "enormous"),
         ("thinking", {"type": "enabled"}),
         ("chat_template_kwargs", []),

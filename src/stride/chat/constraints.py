@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from stride.errors import RequestError
@@ -90,14 +90,19 @@ class Constraints:
             raise _bad("parallel_tool_calls", self.parallel_tool_calls, "true or false")
         if self.reasoning_effort is not None and self.reasoning_effort not in EFFORTS:
             raise _bad("reasoning_effort", self.reasoning_effort, f"one of {', '.join(EFFORTS)}")
-        budget = self.reasoning_budget
-        if budget is not None and (type(budget) is not int or budget < 0):
-            raise _bad("reasoning_budget", budget, "a number of tokens, -1 for no limit")
+        if self.reasoning_budget is not None:
+            _check_budget("reasoning_budget", self.reasoning_budget)
+
+    def at_most(self, reasoning_budget: int | None) -> Constraints:
+        """The same with no more tokens of reasoning than these; None is no limit."""
+        budgets = [budget for budget in (self.reasoning_budget, reasoning_budget) if budget is not None]
+        return replace(self, reasoning_budget=min(budgets, default=None))
 
 
 NO_CONSTRAINTS = Constraints()
 
-REASONING_FIELDS = ("reasoning_effort", "reasoning_budget", "thinking")
+_BUDGET_FIELDS = ("reasoning_budget", "reasoning_budget_tokens", "thinking_budget_tokens")
+"""Stride's name, and llama-server's for requests."""
 FIELDS = (
     "tool_choice",
     "parallel_tool_calls",
@@ -105,7 +110,9 @@ FIELDS = (
     "json_schema",
     "regex",
     "grammar",
-    *REASONING_FIELDS,
+    "reasoning_effort",
+    *_BUDGET_FIELDS,
+    "thinking",
 )
 """What `read_constraints` reads of a request."""
 
@@ -179,19 +186,26 @@ def _schema(value: object, name: str, field: str | None = None) -> JsonSchema | 
 
 
 def _reasoning_budget(given: Mapping[str, Any]) -> int | None:
-    """``reasoning_budget`` with llama.cpp's -1 for no limit, or ``thinking`` as Anthropic's clients write it."""
-    budget = given.get("reasoning_budget")
-    thinking = given.get("thinking")
-    if budget is not None or thinking is None:
-        return None if budget == -1 else budget
-    match thinking:
+    """A budget by any of its names, -1 for no limit, or ``thinking`` as Anthropic's clients write it."""
+    for name in _BUDGET_FIELDS:
+        if name in given:
+            return None if given[name] == -1 else _check_budget(name, given[name])
+    match given.get("thinking"):
+        case None:
+            return None
         case {"type": "disabled"}:
             return 0
         case {"type": "enabled", "budget_tokens": int(tokens)} if type(tokens) is int and tokens > 0:
             return tokens
         case {"type": "adaptive"}:
             return None
-    raise _bad("thinking", thinking, "enabled with positive budget_tokens, adaptive or disabled")
+    raise _bad("thinking", given["thinking"], "enabled with positive budget_tokens, adaptive or disabled")
+
+
+def _check_budget(field: str, value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise _bad(field, value, "a number of tokens, -1 for no limit")
+    return value
 
 
 def _json_text(schema: object, field: str) -> str:

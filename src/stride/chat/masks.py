@@ -54,9 +54,9 @@ class AnswerMasks:
             except RequestError:
                 self._blame_tool(tools)
                 raise
+        if constraints.reasoning_effort and not self._knows_efforts:
+            constraints = constraints.at_most(EFFORT_BUDGETS[constraints.reasoning_effort])
         budget = constraints.reasoning_budget
-        if budget is None and constraints.reasoning_effort and not self._knows_efforts:
-            budget = EFFORT_BUDGETS[constraints.reasoning_effort]
         if budget is None or self._format.reasoning is None:
             return mask
         return ThoughtBudget(mask, budget, self._tokenizer, self._format, tools, in_reasoning)

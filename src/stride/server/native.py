@@ -21,7 +21,6 @@ from stride.server.schema import (
     NativeRequest,
     TemplateRequest,
     TokenizeRequest,
-    check_variables,
     openapi_body,
     read,
 )
@@ -108,9 +107,9 @@ def router(service: Service) -> APIRouter:
         """A text continued as it stands, in llama-server's own form, whole or as server-sent events."""
         asked = read(NativeRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
-        params = asked.sampling(settings.sampling)
+        params = service.sampling(asked)
         n = asked.n or 1
-        starts = [partial(continue_text, prompt, asked.constraints().text) for prompt in asked.prompt]
+        starts = [partial(continue_text, prompt, asked.constraints.text) for prompt in asked.prompt]
         streams = await asyncio.to_thread(start_all, llm, starts, params, n)
         prompts = [p if isinstance(p, str) else llm.detokenize(p) for p in asked.prompt for _ in range(n)]
         request = {"model": service.name(llm), "generation_settings": whole_settings(params)}
@@ -158,7 +157,7 @@ def router(service: Service) -> APIRouter:
         """The prompt that a conversation becomes."""
         asked = read(TemplateRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
-        variables = {**settings.template_kwargs, **check_variables(asked.chat_template_kwargs)}
+        variables = service.template_variables(own=asked.template_variables)
         render = partial(llm.apply_template, asked.messages, asked.tools, **variables)
         return {"prompt": await asyncio.to_thread(render)}
 

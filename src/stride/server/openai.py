@@ -49,9 +49,8 @@ def router(service: Service) -> APIRouter:
         """The next turn of a conversation, whole or as server-sent events."""
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
-        params = asked.sampling(settings.sampling)
-        constraints = asked.constraints(settings.reasoning_budget)
-        variables = {**settings.template_kwargs, **asked.template_variables}
+        params, constraints = service.sampling(asked), service.constraints(asked)
+        variables = service.template_variables(constraints, asked.template_variables)
         n = asked.n or 1
 
         def start(llm: LLM, params: SamplingParams) -> Stream:
@@ -72,10 +71,10 @@ def router(service: Service) -> APIRouter:
         """A text continued as it stands, whole or as server-sent events."""
         asked = read(CompletionRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
-        params = asked.sampling(settings.sampling)
+        params = service.sampling(asked)
         n = asked.n or 1
         starts = [
-            partial(continue_text, prompt, asked.constraints().text, prompt_logprobs=asked.tells_prompt)
+            partial(continue_text, prompt, asked.constraints.text, prompt_logprobs=asked.tells_prompt)
             for prompt in asked.prompt
         ]
         streams = await asyncio.to_thread(start_all, llm, starts, params, n)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stride.api import LLM
+from stride.chat.constraints import NO_CONSTRAINTS, Constraints
+from stride.chat.reasoning import effort_variables
 from stride.server import errors
 from stride.server.guard import KEY
 from stride.server.models import Models
+from stride.types import SamplingParams, sampling_params
 
 HELD = "stride.held"
 """Key of a request's scope: the stack of what is let go of once its response has been sent."""
@@ -34,7 +38,7 @@ class Settings:
         alias: the model's name on the wire; None is the model's own.
         sampling: sampling parameters where a request says nothing.
         template_kwargs: variables of the chat template where a request says nothing.
-        reasoning_budget: tokens of reasoning where a request says nothing of it; -1 is no limit.
+        reasoning_budget: tokens of reasoning at most, whatever a request asks for; -1 is no limit.
         ping_seconds: silence on a stream after which a comment is sent.
         max_body_bytes: size of a request's body at most.
         max_bodies_bytes: size of all bodies at most whose requests are not answered yet.
@@ -54,6 +58,16 @@ class Settings:
     max_body_bytes: int = 32 << 20
     max_bodies_bytes: int = 256 << 20
     body_seconds: float = 60.0
+
+
+class Asked(Protocol):
+    """What a request says of how its answer is to be made."""
+
+    @property
+    def sampling_fields(self) -> Mapping[str, Any]: ...
+
+    @property
+    def constraints(self) -> Constraints: ...
 
 
 class Service:
@@ -79,6 +93,30 @@ class Service:
         http.scope[HELD].callback(self.models.release, slot)
         assert slot.llm is not None
         return slot.llm.scoped(http.scope[KEY])
+
+    def sampling(self, asked: Asked) -> SamplingParams:
+        """How to sample: what the request says, else what the server was started with.
+
+        Raises:
+            RequestError: a value out of its range.
+        """
+        said = {name: value for name, value in asked.sampling_fields.items() if value is not None}
+        return sampling_params({**self.settings.sampling, **said})
+
+    def constraints(self, asked: Asked) -> Constraints:
+        """What the answer must be; of the request's budget of reasoning and the server's the smaller one counts.
+
+        Raises:
+            RequestError: names the field that is not what it must be.
+        """
+        budget = self.settings.reasoning_budget
+        return asked.constraints.at_most(None if budget < 0 else budget)
+
+    def template_variables(
+        self, constraints: Constraints = NO_CONSTRAINTS, own: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What the chat template is given: the server's, over them what the effort means, over them the request's."""
+        return {**self.settings.template_kwargs, **effort_variables(constraints.reasoning_effort), **(own or {})}
 
     def check_ready(self) -> None:
         """Requests are welcome.

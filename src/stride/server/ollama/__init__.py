@@ -63,13 +63,14 @@ def router(service: Service) -> APIRouter:
         answer = OllamaAnswer(service.name(model), "chat")
         if not asked.messages:
             return JSONResponse(answer.loaded())
+        constraints = service.constraints(asked)
         stream = await asyncio.to_thread(
             model.chat_stream,
             asked.conversation,
             asked.tools or (),
-            asked.sampling(settings.sampling),
-            settings.template_kwargs,
-            asked.constraints,
+            service.sampling(asked),
+            service.template_variables(constraints),
+            constraints,
         )
         return await respond(http, stream, answer, asked, settings.ping_seconds)
 
@@ -82,18 +83,16 @@ def router(service: Service) -> APIRouter:
     async def generate(http: Request) -> Response:
         """An answer to one prompt, or its continuation, on lines of JSON or whole."""
         asked = read(OllamaGenerateRequest, await read_json(http, settings.max_body_bytes))
-        asked.check_supported()
         model = await llm(http, asked.model)
         answer = OllamaAnswer(service.name(model), "generate")
-        params = asked.sampling(settings.sampling)
+        params, constraints = service.sampling(asked), service.constraints(asked)
         if not asked.prompt:
             return JSONResponse(answer.loaded())
         if asked.raw:
             stream = await asyncio.to_thread(model.stream, asked.prompt, params, asked.text_format)
         else:
-            stream = await asyncio.to_thread(
-                model.chat_stream, asked.conversation, (), params, settings.template_kwargs, asked.constraints
-            )
+            variables = service.template_variables(constraints)
+            stream = await asyncio.to_thread(model.chat_stream, asked.conversation, (), params, variables, constraints)
         return await respond(http, stream, answer, asked, settings.ping_seconds)
 
     @routes.post(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from stride.chat.constraints import Constraints, TextFormat
-from stride.errors import RequestError, UnsupportedError
+from stride.errors import RequestError
 from stride.server.schema import MAX_N_PROBS, MAX_TEXTS, STRINGS, Int32, SamplingFields, Schema, Streamable
-from stride.types import SamplingParams, sampling_params
 
 
 class OllamaOptions(SamplingFields):
@@ -34,18 +33,15 @@ class OllamaRequest(Streamable):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_N_PROBS)] | None = None
 
-    def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
-        """How to sample: what the request says, else what the server was started with.
-
-        Raises:
-            RequestError: a value out of its range.
-        """
+    @property
+    def sampling_fields(self) -> dict[str, Any]:
+        """How to sample, in the names of `SamplingParams`."""
         given = (self.options or OllamaOptions()).model_dump(exclude_none=True)
         if "num_predict" in given:
             given["max_tokens"] = max(-1, given.pop("num_predict"))
         if self.logprobs:
             given["logprobs"] = self.top_logprobs or 0
-        return sampling_params({**defaults, **given})
+        return given
 
     @property
     def constraints(self) -> Constraints:
@@ -129,6 +125,8 @@ class OllamaGenerateRequest(OllamaRequest):
     Without a prompt it loads the model.
     """
 
+    UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {"suffix": ("",), "template": ("",), "context": ([],)}
+
     prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
@@ -144,10 +142,8 @@ class OllamaGenerateRequest(OllamaRequest):
             RequestError: an image.
             UnsupportedError: names the field.
         """
+        super().check_supported()
         _refuse_images(self.images, "images")
-        for name in ("suffix", "template", "context"):
-            if getattr(self, name):
-                raise UnsupportedError(f"{name} is not supported", field=name)
 
     @property
     def conversation(self) -> list[dict[str, Any]]:

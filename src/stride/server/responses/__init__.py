@@ -36,7 +36,6 @@ def router(service: Service) -> APIRouter:
     async def create(http: Request) -> Response:
         """The next turn of a conversation, whole or as server-sent events."""
         asked = read(ResponsesRequest, await read_json(http, settings.max_body_bytes))
-        asked.check_supported()
         llm = await service.llm(http, asked.model)
         who = http.scope[KEY]
         history = conversation([*store.history(who, asked.previous_response_id), *asked.items])
@@ -45,14 +44,14 @@ def router(service: Service) -> APIRouter:
         if history[-1].tool_calls:
             raise RequestError("input ends with a function call, whose output must follow", field="input")
         instructions = [Message("system", asked.instructions)] if asked.instructions else []
-        params = asked.sampling(settings.sampling)
+        params, constraints = service.sampling(asked), service.constraints(asked)
         stream = await asyncio.to_thread(
             llm.chat_stream,
             [*instructions, *history],
             asked.offered,
             params,
-            settings.template_kwargs,
-            asked.constraints,
+            service.template_variables(constraints, asked.chat_template_kwargs),
+            constraints,
         )
 
         def keep(response: dict[str, Any]) -> None:
