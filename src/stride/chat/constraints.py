@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from stride.chat.json_schemas import closed
 from stride.errors import RequestError
 from stride.types import JsonSchema
 
@@ -41,6 +42,7 @@ class TextFormat:
 
     @classmethod
     def json_schema(cls, schema: JsonSchema | bool, field: str = "json_schema") -> TextFormat:
+        """Objects that declare properties have no others, unless the schema says so (`json_schemas.closed`)."""
         return cls("json_schema", _json_text(schema, field), field)
 
     @classmethod
@@ -210,7 +212,8 @@ def _check_budget(field: str, value: object) -> int:
 
 def _json_text(schema: object, field: str) -> str:
     try:
-        return json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        shape = closed(dict(schema)) if isinstance(schema, Mapping) else schema
+        return json.dumps(shape, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"{field} holds a schema that is no JSON: {error}", field=field) from None
 
