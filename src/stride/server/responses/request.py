@@ -19,6 +19,9 @@ class ResponsesFormat(Schema):
     """What the text must match."""
 
     type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
