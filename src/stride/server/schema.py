@@ -28,9 +28,16 @@ def strings(value: object) -> object:
 
 
 def _prompts(value: object) -> object:
-    """One prompt, a text or token ids, as a list of prompts."""
-    one = isinstance(value, str) or (isinstance(value, list) and all(type(item) is int for item in value))
-    return [value] if one else value
+    """One prompt, a text or token ids, texts among them, as a list of prompts."""
+    prompts = [value] if isinstance(value, str) or _has_ids(value) or value == [] else value
+    if isinstance(prompts, list) and any(isinstance(item, list) and item and not _has_ids(item) for item in prompts):
+        raise ValueError("a list in it must have token ids")
+    return prompts
+
+
+def _has_ids(value: object) -> bool:
+    """Texts may stand between them."""
+    return isinstance(value, list) and any(type(item) is int for item in value)
 
 
 def _token_biases(value: object) -> object:
@@ -57,6 +64,7 @@ TemplateVariables = Annotated[dict[str, Any], AfterValidator(_variables)]
 """Variables for the chat template; none is the conversation itself."""
 STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
 PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]])
+MIXED_PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int | str] | list[str | list[int | str]])
 _TOKEN_BIASES = BeforeValidator(_token_biases, json_schema_input_type=dict[str, float] | list[list[int | float | bool]])
 
 
@@ -254,7 +262,7 @@ class CompletionRequest(Request):
 
     UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {**Request.UNSUPPORTED, "suffix": ("",), "best_of": (1,)}
 
-    prompt: Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[list[str | list[int | str]], MIXED_PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -283,7 +291,7 @@ def _check_choices(n_prompts: int, n: int) -> None:
 class NativeRequest(Request):
     """Body of ``/completion``, llama-server's own."""
 
-    prompt: Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[list[str | list[int | str]], MIXED_PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     return_tokens: bool | None = None
     response_fields: list[str] | None = None
 

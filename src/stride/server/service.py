@@ -18,6 +18,7 @@ from stride.chat.constraints import NO_CONSTRAINTS, Constraints
 from stride.chat.reasoning import effort_variables
 from stride.server import errors
 from stride.server.guard import KEY
+from stride.server.limits import USAGE
 from stride.server.models import Models
 from stride.types import SamplingParams, sampling_params
 
@@ -30,10 +31,12 @@ class Settings:
     """How a server answers.
 
     Attributes:
-        host: the address it is bound to; on loopback, Host and Origin of requests are checked.
+        host: the address it is bound to.
+        allowed_hosts: more hosts' names that are answered without a key.
+        allowed_origins: more origins whose pages are answered.
         api_keys: keys of which each request must bring one; none are asked for where there are none.
         api_key_file: more keys, one on each line.
-        key_parallel: requests of one key at a time; 0: any number.
+        key_parallel: answers of one key at a time; 0: any number.
         key_per_minute: requests of one key in a minute; 0: any number.
         alias: the model's name on the wire; None is the model's own.
         sampling: sampling parameters where a request says nothing.
@@ -46,6 +49,8 @@ class Settings:
     """
 
     host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
     api_key_file: Path | None = None
     key_parallel: int = 0
@@ -80,16 +85,16 @@ class Service:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         """How many requests ended, by method, route and status."""
 
-    async def llm(self, http: Request, name: str | None = None) -> LLM:
-        """The model that a request asks for by ``name``, loaded first where it must be.
+    async def llm(self, http: Request, name: str | None = None, *, load: bool = True) -> LLM:
+        """The model that a request asks for by ``name``, loaded first where it must be and ``load`` lets it.
 
         The request holds it until its response has been sent, to the end of its stream. Prompts that it shares with
         others are shared with those of the same API key only.
 
         Raises:
-            LoadingError, RequestError, NoModelError, StrideError: as `Models.acquire` does.
+            LoadingError, UnloadedError, RequestError, NoModelError, StrideError: as `Models.acquire` does.
         """
-        slot = await self.models.acquire(name)
+        slot = await self.models.acquire(name, load=load)
         http.scope[HELD].callback(self.models.release, slot)
         assert slot.llm is not None
         return slot.llm.scoped(http.scope[KEY])
@@ -117,6 +122,16 @@ class Service:
     ) -> dict[str, Any]:
         """What the chat template is given: the server's, over them what the effort means, over them the request's."""
         return {**self.settings.template_kwargs, **effort_variables(constraints.reasoning_effort), **(own or {})}
+
+    def count(self, http: Request, n_answers: int, field: str) -> None:
+        """Count the answers that a request wants as its key's, until its response has been sent.
+
+        Raises:
+            RequestError: a key may not have so many, and ``field`` asks for it.
+            OverloadedError: a key may not have so many more now.
+        """
+        if n_answers > 1:
+            http.scope[HELD].enter_context(http.scope[USAGE].more(n_answers - 1, field))
 
     def check_ready(self) -> None:
         """Requests are welcome.
