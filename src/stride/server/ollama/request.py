@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
@@ -9,6 +10,8 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import RequestError
 from stride.server.schema import MAX_N_PROBS, MAX_TEXTS, STRINGS, Int32, SamplingFields, Schema, Streamable
+
+_NO_TIME = re.compile(r"0+(\.0+)?(ns|us|µs|ms|s|m|h)?")
 
 
 class OllamaOptions(SamplingFields):
@@ -48,6 +51,11 @@ class OllamaRequest(Streamable):
         """What the answer must be."""
         effort = self.think if isinstance(self.think, str) else "none" if self.think is False else None
         return Constraints(text=self.text_format, reasoning_effort=effort)
+
+    @property
+    def unloads(self) -> bool:
+        """Whether the model is to leave memory at once: ``keep_alive`` is 0, as a number or as a text such as "0s"."""
+        return self.keep_alive is not None and _NO_TIME.fullmatch(str(self.keep_alive)) is not None
 
     @property
     def text_format(self) -> TextFormat | None:
