@@ -4,7 +4,8 @@
     python benchmarks/synthesize.py OUT.gguf --shape llama-8b --types Q4_K_M
 
 Speed and memory are the real model's for the same number of layers, words mean nothing. Types: one for all matrices;
-A+B for step35, the routed experts' and the rest's; or llama.cpp's mix Q4_K_M. Needs `pip install '.[test]'`.
+A+B for step35, the routed experts' and the rest's; or llama.cpp's mix Q4_K_M. With --tekken FILE the tokens are a real
+vocabulary's (`benchmarks/tekken.py`): the speed of grammars depends on them. Needs `pip install '.[test]'`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tekken
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, TokenType
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -267,9 +269,14 @@ def add_metadata(writer: GGUFWriter, shape: Shape) -> None:
             writer.add_key_value(f"{shape.architecture}.{key}", value, VALUE_TYPES[type(value)])
 
 
-def add_tokenizer(writer: GGUFWriter, shape: Shape) -> None:
-    """Byte-level BPE: the special tokens at their real ids, the bytes, a few merges and fillers."""
-    words = iter([*sorted(ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in MERGES)])
+def add_tokenizer(writer: GGUFWriter, shape: Shape, vocabulary: Path | None) -> None:
+    """Byte-level BPE: the special tokens at their real ids, between them a real vocabulary, or the bytes, a few
+    merges and fillers."""
+    if vocabulary is None:
+        texts, merges = [*sorted(ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in MERGES)], [*MERGES]
+    else:
+        texts, merges = tekken.read(vocabulary, shape.vocab - len(shape.special))
+    words = iter(texts)
     tokens = [
         (shape.special[i], TokenType.CONTROL) if i in shape.special
         else (word, TokenType.NORMAL) if (word := next(words, None))
@@ -277,22 +284,22 @@ def add_tokenizer(writer: GGUFWriter, shape: Shape) -> None:
         for i in range(shape.vocab)
     ]  # fmt: skip
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(shape.pre)
+    writer.add_tokenizer_pre(shape.pre if vocabulary is None else "tekken")
     writer.add_token_list([text for text, _ in tokens])
     writer.add_token_types([kind for _, kind in tokens])
-    writer.add_token_merges(MERGES)
+    writer.add_token_merges(merges)
     writer.add_bos_token_id(shape.bos)
     writer.add_eos_token_id(shape.eos)
     writer.add_add_bos_token(shape.add_bos)
 
 
-def write(path: Path, shape: Shape, contents: list[Tensor], seed: int) -> None:
+def write(path: Path, shape: Shape, contents: list[Tensor], seed: int, vocabulary: Path | None) -> None:
     """Piece by piece, under another name until it is whole. Stride's own writer takes whole tensors only."""
     rng = np.random.Generator(np.random.SFC64(seed))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     writer = GGUFWriter(partial, shape.architecture)
     add_metadata(writer, shape)
-    add_tokenizer(writer, shape)
+    add_tokenizer(writer, shape, vocabulary)
     for tensor in contents:
         kind = GGMLQuantizationType(tensor.kind)
         writer.add_tensor_info(tensor.name, tensor.dims, np.dtype(np.float32), tensor.n_bytes, kind)
@@ -331,6 +338,7 @@ def arguments() -> tuple[argparse.Namespace, Shape, list[Tensor]]:
     parser.add_argument("--layers", type=natural, metavar="N", help="default: all of the real model's")
     parser.add_argument("--dense", type=natural, metavar="N", help="step35: leading layers without experts (default 3)")
     parser.add_argument("--types", metavar="TYPES", help=f"default: IQ4_XS+Q8_0 for step35, else {MIX}")
+    parser.add_argument("--tekken", type=Path, metavar="FILE", help="a tekken.json: a real vocabulary")
     parser.add_argument("--seed", type=natural, default=0)
     given = parser.parse_args()
 
@@ -360,7 +368,7 @@ def arguments() -> tuple[argparse.Namespace, Shape, list[Tensor]]:
 
 def main() -> None:
     given, shape, contents = arguments()
-    write(given.out, shape, contents, given.seed)
+    write(given.out, shape, contents, given.seed, given.tekken)
     n_values, n_bytes = sum(tensor.n_values for tensor in contents), given.out.stat().st_size
     print(f"{given.out}: {n_bytes / 1e9:.2f} GB, {n_values / 1e9:.2f}B weights of {8 * n_bytes / n_values:.2f} bits")
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import math
 import re
 import weakref
 from collections.abc import Iterator
@@ -404,8 +405,16 @@ def test_an_answer_fits_the_format_asked_for(llm):
     assert done.finish_reason == "stop"
     assert done.message.reasoning
     assert json.loads(done.text)["n"] in (1, 2)
-    assert re.fullmatch(r"\d{4}-\d\d", llm.generate("x", regex=r"\d{4}-\d\d", max_tokens=20).text)
-    assert llm.generate("x", grammar='root ::= "yes" | "no"', max_tokens=20).text in ("yes", "no")
+    date = "[0-9]{4}-[0-9]{2}"
+    assert re.fullmatch(date, llm.generate("x", regex=date, max_tokens=20, seed=1).text)
+    assert llm.generate("x", grammar='root ::= "yes" | "no"', max_tokens=20, seed=1).text in ("yes", "no")
+
+
+def test_a_complete_answer_ends_whatever_is_said_of_its_end(llm):
+    no_end = dict.fromkeys(llm.tokenizer.eos_ids, -math.inf)
+    for options in ({"ignore_eos": True}, {"logit_bias": no_end}):
+        done = llm.generate("x", regex="abc", max_tokens=20, temperature=0, **options)
+        assert (done.text, done.finish_reason) == ("abc", "stop")
 
 
 def test_without_effort_there_is_no_thought(llm):
@@ -544,3 +553,30 @@ def test_a_group_computes_its_prompt_once_where_nothing_is_kept(cache_ram: int, 
 def test_a_wrong_size_of_the_cache_is_refused_by_name(cache_ram: Any) -> None:
     with pytest.raises(RequestError, match="cache_ram is"):
         LLM(cache_ram=cache_ram)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda llm, long: llm.generate(long),
+        lambda llm, long: llm.chat([Message("user", long)]),
+        lambda llm, long: llm.chat([Message("user", "a")] * 513),
+        lambda llm, long: llm.chat([Message("assistant", "a"), Message("tool", long)] * 2),
+        lambda llm, long: llm.count_tokens([Message("user", long)]),
+        lambda llm, long: llm.apply_template([Message("user", long)]),
+        lambda llm, long: llm.chat([Message("user", "a")], [Tool("f", long)]),
+        lambda llm, long: llm.embed(long),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_it_is_read(llm, monkeypatch, ask):
+    long = "a" * (llm.n_ctx * llm.tokenizer.longest + 1)
+    monkeypatch.setattr(llm.tokenizer, "_encode", None)
+    with pytest.raises(ContextOverflowError, match=r"at least \d+ tokens"):
+        ask(llm, long)
+
+
+def test_thoughts_and_what_is_truncated_may_be_long(llm):
+    long = "a" * (llm.n_ctx * llm.tokenizer.longest + 1)
+    turns = [Message("user", "a"), Message("assistant", f"<think>{long}</think>b"), Message("user", "c")]
+    assert llm.count_tokens(turns) < llm.n_ctx
+    assert llm.embeddings(long, truncate=True).result().usage.prompt_tokens == llm.n_ctx

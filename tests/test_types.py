@@ -88,3 +88,13 @@ def test_a_set_of_tokens_holds_what_it_was_made_of(members):
     tokens = TokenSet.of(np.array(members, bool))
     assert [i in tokens for i in range(len(members))] == members
     assert 2 * len(tokens.ids) <= len(members)
+
+
+def test_a_set_of_tokens_is_within_others():
+    few = TokenSet(np.array([2, 5]))
+    assert few.is_within({2, 5, 7})
+    assert few.is_within({2, 5})
+    assert not few.is_within({2})
+    assert not few.is_within({2, 4, 7})
+    assert not TokenSet(np.array([], int)).is_within({2})
+    assert not TokenSet(np.array([2, 5]), excluded=True).is_within({2, 5})

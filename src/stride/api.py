@@ -22,6 +22,7 @@ from stride.chat.masks import AnswerMasks
 from stride.chat.messages import message as as_message
 from stride.chat.messages import tool as as_tool
 from stride.chat.parsers import detect_format
+from stride.chat.parsers.format import THINK
 from stride.chat.reasoning import effort_variables
 from stride.chat.stream import StreamParser
 from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
@@ -241,8 +242,10 @@ class LLM:
         ``prompt_logprobs``: the prompt's tokens are told first, with what ``params.logprobs`` asks for; none of the
         first, and nothing of a BOS that is put before a text.
         """
+        if isinstance(prompt, str):
+            self.check_length(prompt)
         ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
-        mask = None if text_format is None else self.masks.text(text_format)
+        mask = None if text_format is None else self.masks.text(text_format, self.cache_scope)
         adds_bos = isinstance(prompt, str) and self._puts_bos_before(prompt)
         return self._started(ids, params, None, mask, int(adds_bos) if prompt_logprobs else None)
 
@@ -268,6 +271,7 @@ class LLM:
         if len(tools) > MAX_TOOLS:
             raise RequestError(f"tools are {len(tools)}, but may be {MAX_TOOLS} at most", field="tools")
         rendered, offered = self._conversation(messages, tools, template_kwargs, constraints)
+        self.check_length(rendered.text)
         continues = rendered.continues is not None
         if continues:
             in_reasoning = rendered.continues == "reasoning"
@@ -275,9 +279,16 @@ class LLM:
             in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
         if rendered.continues == "content":
             constraints = _for_the_rest(constraints)
-        mask = self.masks.answer(offered, constraints, in_reasoning)
+        mask = self.masks.answer(offered, constraints, in_reasoning, self.cache_scope)
         constrained = bool(offered) and bool(self.tool_format.shapes)
-        parser = StreamParser(self.tool_format, offered, in_reasoning, constrained=constrained, continues=continues)
+        parser = StreamParser(
+            self.tool_format,
+            offered,
+            in_reasoning,
+            constrained=constrained,
+            formatted=constraints.text is not None,
+            continues=continues,
+        )
         ids = self.tokenizer.encode_prompt(rendered.pieces)
         return self._started(ids, params, parser, mask)
 
@@ -353,6 +364,10 @@ class LLM:
         """
         ends: list[int] = []
         if isinstance(text, str) and text:
+            if truncate:
+                text = text[: self.n_ctx * self.tokenizer.longest]
+            else:
+                self.check_length(text, generates=False)
             ids = self.tokenize(text)
             if self.tokenizer.add_eos and self.tokenizer.eos_id is not None and ids[-1:] != [self.tokenizer.eos_id]:
                 ends = [self.tokenizer.eos_id]
@@ -384,6 +399,7 @@ class LLM:
     ) -> int:
         """Tokens of the prompt that `chat_stream` would run."""
         rendered, _ = self._conversation(messages, tools, template_kwargs, constraints)
+        self.check_length(rendered.text)
         return len(self.tokenizer.encode_prompt(rendered.pieces))
 
     def tokenize(self, text: str) -> list[int]:
@@ -393,6 +409,19 @@ class LLM:
         if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
             ids.insert(0, bos)
         return ids
+
+    def check_length(self, *texts: str, n_least: int = 0, generates: bool = True) -> None:
+        """Refuse what cannot fit before it takes time and memory to count it: no token has more bytes than the longest.
+
+        ``n_least``: tokens that there are at least, whatever the texts are.
+
+        Raises:
+            ContextOverflowError: the texts do not fit the context together.
+        """
+        n_bytes = sum(len(text.encode(errors="replace")) for text in texts)
+        n_least = max(n_least, -(-n_bytes // self.tokenizer.longest))
+        if n_least > self.n_ctx:
+            raise ContextOverflowError(n_least, self.n_ctx, generates=generates, at_least=True)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""
@@ -440,9 +469,13 @@ class LLM:
         tools: Sequence[Tool | Mapping[str, Any]],
         template_kwargs: Mapping[str, Any],
     ) -> tuple[RenderedPrompt, list[Tool]]:
-        """The prompt of a conversation, and the tools that it offers."""
+        """The prompt of a conversation, and the tools that it offers.
+
+        One that is too long is refused before: all conversations are rendered in one process, one after another.
+        """
         offered = [as_tool(tool) for tool in tools]
         turns = [as_message(m) for m in messages]
+        self.check_length(*map(_lasting, turns), n_least=len(turns))
         asked_for = {"add_generation_prompt", "continue_final_message"} & template_kwargs.keys()
         continues = turns and turns[-1].role == "assistant" and not asked_for
         if continues:
@@ -521,6 +554,12 @@ def _for_the_rest(constraints: Constraints) -> Constraints:
         field = constraints.text.field
         raise RequestError(f"{field} is of a whole answer, but the last message is to be continued", field=field)
     return replace(constraints, reasoning_effort=None, reasoning_budget=None)
+
+
+def _lasting(message: Message) -> str:
+    """The text of a message that every template keeps; most drop what was thought."""
+    content = message.content or ""
+    return content.rpartition(THINK[1])[2] if message.role == "assistant" else content
 
 
 def model_path(model: str | Path | None) -> Path:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SHOWN = 100
+"""Characters that an error repeats of a value at most."""
+
+
+def shown(value: object) -> str:
+    """A value as errors repeat it: whoever sent a megabyte need not read it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
 
 class StrideError(Exception):
     """Base of all errors that Stride raises on purpose; the command line prints them without a traceback."""
@@ -61,11 +70,12 @@ class RequestError(StrideError):
 
 
 class ContextOverflowError(RequestError):
-    """The prompt does not fit the context window."""
+    """The prompt does not fit the context window. ``at_least``: its tokens were not worth counting."""
 
-    def __init__(self, n_prompt_tokens: int, n_ctx: int, *, generates: bool = True) -> None:
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, *, generates: bool = True, at_least: bool = False) -> None:
+        number = f"at least {n_prompt_tokens}" if at_least else n_prompt_tokens
         needs = " and needs room for at least one more" if generates else ""
-        super().__init__(f"the prompt has {n_prompt_tokens} tokens{needs}, but the context window has {n_ctx}")
+        super().__init__(f"the prompt has {number} tokens{needs}, but the context window has {n_ctx}")
         self.n_prompt_tokens = n_prompt_tokens
         self.n_ctx = n_ctx
 

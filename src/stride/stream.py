@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from dataclasses import replace
 
 from stride.chat.stop import StopStrings
-from stride.chat.stream import StreamParser, collect
+from stride.chat.stream import PlainParser, StreamParser, collect
 from stride.chat.tokenizer import Tokenizer
 from stride.engine import Embedding, Engine, Failed, Finished, Output, PromptLogprobs, Request, Token
 from stride.errors import StrideError
 from stride.types import (
     ChosenToken,
     Completion,
-    ContentDelta,
     Delta,
     Event,
     Finish,
@@ -26,15 +25,14 @@ from stride.types import (
     Timings,
     TokenLogprob,
     TokensDelta,
-    ToolCallStart,
 )
 
 
 class Stream:
     """One request's events, for `for` and `async for`; the last is `Finish`. Leaving the loop early: call `cancel`.
 
-    The engine's thread turns tokens into visible text and finds stop strings, so that generation ends with the token
-    that completes one; the reader's thread splits the text into events.
+    The engine's thread turns tokens into text, reasoning and calls and finds stop strings, so that generation ends with
+    the token that completes one; the reader's thread makes events of them.
     """
 
     def __init__(
@@ -59,16 +57,15 @@ class Stream:
         """
         self._engine = engine
         self._tokenizer = tokenizer
-        self._parser = parser
-        self._detokenizer = tokenizer.detokenizer(keep=parser.shown_tokens if parser else ())
-        self._stops = StopStrings(params.stop)
+        self._parser = PlainParser() if parser is None else parser
+        self._parser.stops = StopStrings(params.stop)
+        self._detokenizer = tokenizer.detokenizer(keep=self._parser.shown_tokens)
         self._untold = None if params.logprobs is None else _UntoldTokens()
         self._outputs: queue.SimpleQueue[_Output] = queue.SimpleQueue()
         self._notify: Callable[[], object] | None = None
         self._notified = False
         self._error: StrideError | None = None
         self._reasoning_tokens = 0
-        self._called_tools = False
         self._tell_prompt_from = tell_prompt_from or 0
         self.prompt_tokens = len(prompt_ids)
         self._request = Request(
@@ -106,10 +103,11 @@ class Stream:
 
     def _take(self, token: Token) -> bool:
         decoded = self._detokenizer.push(token.token_id)
-        text, ends = self._stops.push(decoded)
-        told = () if self._untold is None else self._untold.push(token, len(decoded), len(text))
-        self._put((text, told))
-        return ends
+        self._reasoning_tokens += self._parser.in_reasoning
+        deltas = self._parser.feed(decoded)
+        told = () if self._untold is None else self._untold.push(token, len(decoded), self._parser.n_held)
+        self._put((deltas, told))
+        return self._parser.stops.found is not None
 
     def _end(self, output: Output) -> None:
         if not isinstance(output, Token | Embedding):  # tokens came through `_take`; nothing is pooled here
@@ -166,11 +164,10 @@ class Stream:
 
     def _events(self, output: _Output) -> Iterator[Event]:
         match output:
-            case (text, tokens):
-                self._reasoning_tokens += self._parser is not None and self._parser.in_reasoning
+            case (deltas, tokens):
                 if tokens:
                     yield TokensDelta(tuple(map(self._chosen, tokens)))
-                yield from self._deltas(text)
+                yield from deltas
             case PromptLogprobs(logprobs):
                 start = self._tell_prompt_from
                 first, *others = self._request.prompt_ids[start:]
@@ -179,25 +176,15 @@ class Stream:
             case Failed(error):
                 raise error
             case Finished(reason, usage, timings):
-                stop = self._stops.found
+                deltas = self._parser.feed(self._detokenizer.flush()) + self._parser.finish()
+                stop = self._parser.stops.found
                 rest = () if stop is not None or self._untold is None else self._untold.rest()
                 if rest:
                     yield TokensDelta(tuple(map(self._chosen, rest)))
-                yield from self._deltas(self._stops.push(self._detokenizer.flush())[0] + self._stops.flush())
-                if self._parser is not None:
-                    yield from self._noting_tools(self._parser.finish())
+                yield from deltas
                 usage = replace(usage, reasoning_tokens=self._reasoning_tokens)
-                yield Finish("tool_calls" if self._called_tools and reason == "stop" else reason, usage, timings, stop)
-
-    def _deltas(self, text: str) -> Iterator[Delta]:
-        if self._parser is not None:
-            yield from self._noting_tools(self._parser.feed(text))
-        elif text:
-            yield ContentDelta(text)
-
-    def _noting_tools(self, deltas: Sequence[Delta]) -> Sequence[Delta]:
-        self._called_tools = self._called_tools or any(isinstance(delta, ToolCallStart) for delta in deltas)
-        return deltas
+                called = self._parser.ends_in_calls and reason == "stop"
+                yield Finish("tool_calls" if called else reason, usage, timings, stop)
 
     def _chosen(self, token: Token) -> ChosenToken:
         assert token.logprobs is not None
@@ -208,8 +195,8 @@ class Stream:
         return TokenLogprob(token_id, self._tokenizer.token_bytes(token_id), logprob)
 
 
-_Output = PromptLogprobs | tuple[str, Sequence[Token]] | Finished | Failed
-"""What is told of the prompt, visible text with the tokens behind it, or an end."""
+_Output = PromptLogprobs | tuple[Sequence[Delta], Sequence[Token]] | Finished | Failed
+"""What is told of the prompt, what is said with the tokens behind it, or an end."""
 
 
 class _UntoldTokens:
@@ -218,15 +205,14 @@ class _UntoldTokens:
     def __init__(self) -> None:
         self._tokens: deque[tuple[int, Token]] = deque()  # with the place of their text
         self._n_decoded = 0
-        self._n_shown = 0
 
-    def push(self, token: Token, n_decoded: int, n_shown: int) -> list[Token]:
-        """Add a token and the lengths of what it decoded to and made visible; gives those whose text begins there."""
+    def push(self, token: Token, n_decoded: int, n_held: int) -> list[Token]:
+        """Add a token, the length of what it decoded to, and of all text that is held back; gives those whose text
+        has begun before that."""
         self._tokens.append((self._n_decoded, token))
         self._n_decoded += n_decoded
-        self._n_shown += n_shown
         told = []
-        while self._tokens and self._tokens[0][0] < self._n_shown:
+        while self._tokens and self._tokens[0][0] < self._n_decoded - n_held:
             told.append(self._tokens.popleft()[1])
         return told
 

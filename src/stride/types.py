@@ -6,7 +6,7 @@ Nothing here imports anything of Stride but errors, and nothing here computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol, TypeAlias
@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stride.errors import RequestError
+from stride.errors import RequestError, shown
 
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 """llama.cpp's steps from logits to the draw, under its names and in its order."""
@@ -24,6 +24,8 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Pooling: TypeAlias = Literal["mean", "cls", "last"]
 """What a text's vector is made of: the mean of its tokens' hidden states, the first token's, or the last one's."""
 JsonSchema: TypeAlias = Mapping[str, Any]
+GRAMMAR_BYTES = 256 << 20
+"""Memory for a model's grammars: half of it for compiled ones that are kept, the rest while more are compiled."""
 
 
 # --- Conversation -----------------------------------------------------------------------------
@@ -64,7 +66,7 @@ class Tool:
 
 def _check(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise RequestError(f"{name} is {value!r}, but must be {expected}", field=name)
+        raise RequestError(f"{name} is {shown(value)}, but must be {expected}", field=name)
 
 
 def _is_finite(value: object) -> bool:
@@ -166,7 +168,7 @@ class SamplingParams:
         for sampler in self.samplers:
             if sampler not in SAMPLERS:
                 raise RequestError(
-                    f"samplers hold {sampler!r}, but may hold only {', '.join(SAMPLERS)}", field="samplers"
+                    f"samplers hold {shown(sampler)}, but may hold only {', '.join(SAMPLERS)}", field="samplers"
                 )
         for name in ("stop", "dry_sequence_breakers"):
             texts = getattr(self, name)
@@ -188,7 +190,7 @@ def sampling_params(fields: Mapping[str, Any]) -> SamplingParams:
     unknown = sorted(given.keys() - known.keys())
     if unknown:
         name = unknown[0]
-        raise RequestError(f"there is no sampling parameter {name!r}; there are: {', '.join(known)}", field=name)
+        raise RequestError(f"there is no sampling parameter {shown(name)}; there are: {', '.join(known)}", field=name)
     for name in ("max_tokens", "seed"):
         if given.get(name) == -1:
             del given[name]
@@ -223,6 +225,10 @@ class TokenSet:
     def __contains__(self, token_id: int) -> bool:
         at = int(self.ids.searchsorted(token_id))
         return (at < len(self.ids) and int(self.ids[at]) == token_id) != self.excluded
+
+    def is_within(self, token_ids: Set[int]) -> bool:
+        """Whether there are tokens here, and all of them are among some few."""
+        return not self.excluded and 0 < len(self.ids) <= len(token_ids) and token_ids >= set(self.ids.tolist())
 
 
 class LogitsMask(Protocol):

@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from stride.bench import measure as measuring
+from stride.bench.graders import Grade
 from stride.bench.plan import Plan
 from stride.bench.results import Results, TargetResult
 from stride.bench.targets import Url
-from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, WARM, deep
+from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, WARM, deep, grade_tools
 
 PAUSE = 0.05
+GRADERS = {"coding": lambda answer: Grade("fail", "0", ()), "tools": grade_tools}
 
 
 class Quiet:
@@ -44,7 +46,7 @@ class Quiet:
 def measure(targets, tasks, repeats, watch, seconds=None, most_repeats=0, suite_seeds=0):
     plan = Plan("test", tuple(tasks), repeats, max(repeats, most_repeats), suite_seeds, seconds)
     results = Results([TargetResult(target.label) for target in targets], plan, interleaved=True)
-    measuring.measure(targets, results, watch)
+    measuring.measure(targets, results, watch, GRADERS)
     return results
 
 
@@ -239,7 +241,7 @@ def test_the_warm_up_says_how_long_it_will_take(speak):
 
 def test_what_is_there_is_not_measured_again(speak):
     first = measure([Url(speak.url)], [SPEED, TOOL_CALLS], 2, Quiet(stop_after=3))
-    measuring.measure([Url(speak.url)], first, Quiet())
+    measuring.measure([Url(speak.url)], first, Quiet(), GRADERS)
     assert not first.interrupted
     done = [(run.task, run.repeat) for run in one(first).runs]
     assert done == [
@@ -252,5 +254,5 @@ def test_the_tool_suite_is_played_once_a_repeat_and_not_again(speak):
     assert sorted({case.seed for case in one(first).cases}) == [1]
     assert len({case.kind for case in one(first).cases}) == len(one(first).cases) == 14
     watch = Quiet()
-    measuring.measure([Url(speak.url)], first, watch)
+    measuring.measure([Url(speak.url)], first, watch, GRADERS)
     assert watch.cases == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -14,15 +15,18 @@ import pytest
 from markdown_it import MarkdownIt
 
 from stride.bench.client import Answer, Reply, Times
+from stride.bench.graders import Check, Grade
+from stride.bench.graders.coding import CodingGrader
 from stride.bench.machine import machine
 from stride.bench.memory import Memory
 from stride.bench.plan import Plan
 from stride.bench.report import write_report
 from stride.bench.results import Results, Run, TargetResult
 from stride.bench.servers import ModelFile
-from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task
+from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task, grade_tools
 from stride.types import ToolCall
 
+GRADERS = {"coding": CodingGrader(), "tools": grade_tools}
 HOSTILE = "</code></pre><script>alert(1)</script> ```\n# not | a heading\n![x](http://evil.example/x.png)"
 MACHINE = {**machine(), "cpu": "Test CPU", "date": "2026-02-19T12:00:00+00:00", "load_average": [0.1, 0.1, 0.1]}
 COMMAND = ["stride", "bench", "-m", "model with space.gguf"]
@@ -36,7 +40,7 @@ def run(
     usage = {"prompt_tokens": 30, "completion_tokens": 201}
     timings = {"prompt_per_second": 250.0, "predicted_per_second": 201 / seconds}
     reply = Reply(answer, times, usage, timings, (0.2, 0.2 + seconds), fault)
-    grade = task.grade(answer)
+    grade = task.grade(answer, GRADERS)
     return Run("tiny", task.name, repeat, repeat, "abcd1234", "2026-02-19T12:00:00+00:00", reply, grade, fault)
 
 
@@ -216,7 +220,9 @@ def test_charts_are_files_too(tmp_path):
     assert len(list(tmp_path.glob("*.svg"))) == 3
 
 
-def test_the_code_is_said_to_be_unexecuted(tmp_path):
-    _, markdown, _ = write(tmp_path, target())
-    assert "The code was not executed." in markdown
+def test_code_that_was_not_run_is_said_so(tmp_path):
+    grade = Grade("fail", "0.0 of 5", (Check("Not run", False, "no sandbox here", 0.0),), 0.0)
+    runs = [replace(run(CODING, 1), grade=grade)]
+    _, markdown, _ = write(tmp_path, replace(target(), runs=[*target().runs, *runs]))
+    assert "The code was not run" in markdown
     assert {CODING.title, TOOL_CALLS.title} <= {heading[3:] for heading in headings(markdown)}

@@ -11,6 +11,7 @@ from stride.bench.plan import LEVELS
 from stride.bench.results import Run
 from stride.bench.store import Manifest, Store
 from stride.bench.targets import Launched, ServedModel, Url
+from stride.bench.tasks import grade_tools
 from stride.errors import StrideError
 from stride.types import ToolCall
 
@@ -88,7 +89,7 @@ def test_a_folder_without_a_measurement_is_said_to_be_one(tmp_path):
 
 def test_answers_are_graded_again(store):
     opened = Store.open(store.folder)
-    opened.regrade()
+    opened.regrade({"tools": grade_tools})
     runs = Store.open(store.folder).results.targets[0].runs
     assert [run.grade.outcome if run.grade else None for run in runs] == [None, "fail", "fail"]
     assert runs == opened.results.targets[0].runs

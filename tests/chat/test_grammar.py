@@ -1,8 +1,9 @@
-"""Masks: every token of the vocabulary right, errors named, a bounded cache."""
+"""Masks: every token of the vocabulary right, errors named."""
 
 import pytest
 
-from stride.chat.grammar import CACHED_GRAMMARS, GrammarCompiler
+from stride.chat import grammar
+from stride.chat.grammar import GrammarCompiler
 from stride.chat.tokenizer import Tokenizer
 from stride.errors import GenerationError, RequestError
 
@@ -25,8 +26,8 @@ def byte_vocabulary() -> Tokenizer:
     )
 
 
-def allowed(tokenizer, grammar, *ids, shown=()):
-    mask = GrammarCompiler(tokenizer, shown).mask(grammar, "grammar")
+def allowed(tokenizer, text, *ids, shown=()):
+    mask = GrammarCompiler(tokenizer, shown).mask(text, "grammar")
     for token_id in ids:
         assert token_id in mask.allowed()
         mask.accept(token_id)
@@ -75,7 +76,7 @@ def test_every_token_of_a_vocabulary_is_allowed_where_its_bytes_match(tokenizer)
 
 
 @pytest.mark.parametrize(
-    "grammar",
+    "text",
     [
         "start: x",
         "start: /(/",
@@ -89,9 +90,9 @@ def test_every_token_of_a_vocabulary_is_allowed_where_its_bytes_match(tokenizer)
         "start: " + "x" * (1 << 20),
     ],
 )
-def test_what_cannot_be_enforced_is_refused_by_name(compiler, grammar):
+def test_what_cannot_be_enforced_is_refused_by_name(compiler, text):
     with pytest.raises(RequestError, match=r"my_field (cannot be enforced: .|makes a grammar of more)") as caught:
-        compiler.mask(grammar, "my_field")
+        compiler.mask(text, "my_field")
     assert caught.value.field == "my_field"
 
 
@@ -101,25 +102,59 @@ def test_a_dead_end_is_an_error_and_not_free_text(compiler, tokenizer, monkeypat
     mask = compiler.mask('start: "a" x\nx: x "b"\n', "grammar")
     (a,) = tokenizer.encode("a")
     mask.accept(a)
-    with pytest.raises(GenerationError, match="allows no token"):
+    with pytest.raises(RequestError, match="grammar cannot be enforced any further: nothing") as caught:
         mask.allowed()
+    assert caught.value.field == "grammar"
 
 
-def test_a_token_that_is_not_allowed_is_an_error(compiler, tokenizer):
+def test_more_work_than_may_be_is_an_error_of_the_field(compiler, tokenizer):
+    mask = compiler.mask('start: x{60000}\nx: y{60000}\ny: "a"', "grammar")
+    (a,) = tokenizer.encode("a")
+    mask.accept(a)
+    with pytest.raises(RequestError, match="Too many items") as caught:
+        mask.allowed()
+    assert caught.value.field == "grammar"
+
+
+@pytest.mark.parametrize("small", [0, 10_000])
+def test_a_token_that_is_not_allowed_is_an_error(compiler, tokenizer, monkeypatch, small):
+    monkeypatch.setattr("stride.chat.grammar.SMALL_VOCABULARY", small)
     mask = compiler.mask("start: /a+/", "grammar")
     (b,) = tokenizer.encode("b")
-    mask.accept(b)
-    with pytest.raises(GenerationError, match="allows no token"):
+    with pytest.raises(GenerationError, match="does not allow"):  # noqa: PT012 - now, or when it is computed
+        mask.accept(b)
         mask.allowed()
 
 
-def test_masks_of_one_grammar_are_independent_and_the_cache_is_bounded(tokenizer):
-    compiler = GrammarCompiler(tokenizer, ())
+def test_masks_of_one_grammar_are_independent(compiler, tokenizer):
     (a,), (b,) = tokenizer.encode("a"), tokenizer.encode("b")
-    first, second = (compiler.mask("start: /a[bc]/", "grammar") for _ in range(2))
+    compiled = compiler.compile("start: /a[bc]/", "grammar")
+    first, second = compiled.mask(), compiled.mask()
     first.accept(a)
     assert b in first.allowed()
     assert a in second.allowed()
-    for i in range(CACHED_GRAMMARS + 10):
-        compiler.mask(f'start: "{i}"', "grammar")
-    assert len(compiler._compiled) == CACHED_GRAMMARS
+
+
+def test_what_has_too_many_symbols_is_too_large(compiler):
+    repeated = " ".join(f"x{i % 10}{{{60_000 - i}}}" for i in range(9000))
+    rules = "\n".join(f'x{i}: "a" | "b" x{i}' for i in range(10))
+    with pytest.raises(RequestError, match="my_field cannot be enforced: it is too large"):
+        compiler.mask(f"start: {repeated}\n{rules}", "my_field")
+
+
+def test_small_grammars_do_not_wait_for_large_ones(compiler, monkeypatch):
+    class Busy:
+        def submit(self, *args):
+            raise AssertionError("waits in line")
+
+    monkeypatch.setattr(grammar, "_LARGE", Busy())
+    compiler.mask(ANY, "grammar")
+    with pytest.raises(AssertionError, match="waits"):
+        compiler.mask(ANY + " " * grammar.SMALL_GRAMMAR, "grammar")
+
+
+def test_the_estimate_of_memory_grows_with_text_and_repetitions(compiler):
+    small = compiler.compile('start: "a"', "grammar").n_bytes
+    assert compiler.compile('start: "a"' + " " * 1000, "grammar").n_bytes == small + 1000 * grammar.BYTES_OF_CHARACTER
+    repeated = compiler.compile('start: "a"{ 9}', "grammar").n_bytes
+    assert repeated == small + 4 * grammar.BYTES_OF_CHARACTER + grammar.BYTES_OF_REPETITION

@@ -56,3 +56,54 @@ def test_the_smaller_of_a_budget_and_what_an_effort_means_counts(tokenizer, budg
     asked = Constraints(reasoning_effort="low", reasoning_budget=budget)
     AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([], asked, in_reasoning=True)
     assert budgets == [expected]
+
+
+def compiled_texts(masks_of_model, monkeypatch):
+    """The grammars that are compiled from now on."""
+    texts = []
+    for compiler in (masks_of_model.grammars, masks_of_model._text_grammars):
+        compile_ = compiler.compile
+        monkeypatch.setattr(compiler, "compile", lambda text, *rest, do=compile_: texts.append(text) or do(text, *rest))
+    return texts
+
+
+def test_what_was_asked_before_is_neither_written_nor_compiled_again(tokenizer, monkeypatch):
+    model = AnswerMasks(tokenizer, STEP, knows_efforts=False)
+    compiled = compiled_texts(model, monkeypatch)
+    asked = Constraints(text=TextFormat.json_object())
+
+    def ask(*tools: Tool, constraints=asked, in_reasoning=True, scope=""):
+        before = len(compiled)
+        assert model.answer(tools, constraints, in_reasoning, scope) is not None
+        return len(compiled) - before
+
+    assert ask(NOW) == 2  # the format alone, and with the tools
+    monkeypatch.setattr(masks, "answer_grammar", None)
+    assert ask(Tool("now", "in other words", {"type": "object", "properties": {}})) == 0
+    assert ask(NOW, constraints=replace(asked, reasoning_budget=5)) == 0
+    monkeypatch.undo()
+    compiled = compiled_texts(model, monkeypatch)
+    assert ask(NOW, in_reasoning=False) == 1
+    assert ask(NOW, constraints=replace(asked, tool_choice="required")) == 1
+    assert ask(replace(NOW, name="then")) == 1
+    assert ask(replace(NOW, parameters={"properties": {"a": {}}})) == 1
+    assert ask(NOW, constraints=Constraints()) == 1
+
+
+def test_nothing_compiled_is_shared_across_scopes(tokenizer, monkeypatch):
+    model = AnswerMasks(tokenizer, STEP, knows_efforts=False)
+    compiled = compiled_texts(model, monkeypatch)
+    for expected, scope in enumerate(["", "a", "b"], start=1):
+        for _ in range(2):
+            model.text(TextFormat.json_object(), scope)
+            model.answer([NOW], Constraints(), True, scope)
+            assert len(compiled) == 2 * expected
+
+
+def test_a_schema_that_is_no_json_is_refused(tokenizer):
+    endless: dict[str, object] = {}
+    endless["properties"] = endless
+    for parameters in (endless, {"properties": {"a": {"const": object()}}}):
+        with pytest.raises(RequestError, match="no JSON") as caught:
+            AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([Tool("f", "", parameters)], Constraints(), True)
+        assert caught.value.field == "tools"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stride.chat.parsers import FORMATS, HERMES, LLAMA3, MISTRAL, PLAIN, STEP_XML, ToolFormat, detect_format
 from stride.chat.parsers.format import THINK
+from stride.chat.stop import StopStrings
 from stride.chat.stream import StreamParser, collect
 from stride.types import ContentDelta, Delta, Message, ReasoningDelta, Tool, ToolCall, ToolCallDelta, ToolCallStart
 
@@ -79,14 +80,14 @@ TRANSCRIPTS = [
     Transcript("reasoning that opens itself", STEP, "<think>\nHm.\n</think>\nYes.", message("Yes.", "Hm.")),
     Transcript("reasoning opened twice", STEP, "<think>\nHm.</think>Yes.", message("Yes.", "Hm."), True),
     Transcript("reasoning closed twice", STEP, "Hm.</think>\n</think>\nYes.", message("Yes.", "Hm."), True),
-    Transcript("reasoning closed in the answer", STEP, "a</think>b</think>c", message("bc", "a"), True),
-    Transcript("closed again and again", STEP, "a</think>b\n</think>\nc</think>", message("b\n\nc", "a"), True),
-    Transcript("not opened again by that", STEP, "a</think>b</think><think>c", message("b<think>c", "a"), True),
+    Transcript("a tag in the answer", STEP, "a</think>`</think>` ends", message("`</think>` ends", "a"), True),
+    Transcript("closed again and again", STEP, "a</think>\n</think></think>\nc", message("c", "a"), True),
+    Transcript("not opened again", STEP, "a</think>b</think><think>c", message("b</think><think>c", "a"), True),
     Transcript(
         "closed after a call",
         STEP,
-        f"a</think>{xml('bash', command='ls')}b</think>c",
-        message("bc", "a", LS),
+        f"a</think>{xml('bash', command='ls')}</think>b",
+        message("b", "a", LS),
         True,
     ),
     Transcript("unfinished reasoning", STEP, "Hm, a < b </thin", message(None, "Hm, a < b </thin"), True),
@@ -192,6 +193,19 @@ TRANSCRIPTS = [
         message(None, None, LS, PWD),
     ),
     Transcript("cut within a value", STEP, "<tool_call><function=bash><parameter=command>ls", message(None, None, LS)),
+    Transcript(
+        "a value that is no string, cut",
+        STEP,
+        "<tool_call><function=bash><parameter=command>ls</parameter><parameter=timeout>1",
+        message(None, None, LS),
+    ),
+    Transcript(
+        "an attribute's name, a name like an attribute",
+        STEP,
+        "<tool_call><function name=f><parameter name=x>1</parameter><parameter=name=x>2</parameter></function>\n"
+        "</tool_call>",
+        message(None, None, ("f", '{"x": 1, "name=x": 2}')),
+    ),
     Transcript("cut after the name", STEP, "<tool_call>\n<function=bash>\n", message(None, None, ("bash", "{}"))),
     Transcript(
         "no <tool_call>",
@@ -390,6 +404,14 @@ TYPED: list[tuple[Any, str, str]] = [
     ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "12", '"12"'),
     ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "12", "12"),
     ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "twelve", '"twelve"'),
+    ({"type": ["integer", "string"]}, "007", '"007"'),
+    ({"type": ["integer", "string"]}, "1.5", '"1.5"'),
+    ({"type": ["string", "null"]}, "None", "null"),
+    ({"enum": ["1", 2]}, "1", '"1"'),
+    ({"enum": ["1", 2]}, "2", "2"),
+    ({"enum": ["true", False]}, "true", '"true"'),
+    ({"anyOf": [{"$ref": "#/$defs/Id"}, {"type": "null"}]}, "5", '"5"'),
+    ({"type": ["string", "array"]}, "[a]", '"[a]"'),
     ({"oneOf": [{"type": "array"}, {"type": "boolean"}]}, "false", "false"),
     ({"enum": ["1", "2"]}, "1", '"1"'),
     ({"enum": [1, 2]}, "1", "1"),
@@ -474,3 +496,110 @@ def test_white_space_between_a_prompt_and_what_goes_on_is_kept(in_reasoning: boo
             assert (message.reasoning, message.content) == ("\n 42", "Yes")
         else:
             assert (message.reasoning, message.content) == (None, text)
+
+
+def stopped(text: str, *stops: str, tools: Sequence[Tool] = TOOLS) -> tuple[str | None, str | None, bool]:
+    """The content, the stop string, and whether the answer ends in calls; the same for every cut."""
+    found = set()
+    for cut in range(len(text) + 1):
+        parser = StreamParser(STEP, tools, True, constrained=True)
+        parser.stops = StopStrings(stops)
+        deltas = [*parser.feed(text[:cut]), *parser.feed(text[cut:])]
+        assert parser.stops.found is None or parser.n_held
+        found.add((collect(deltas + parser.finish()).content, parser.stops.found, parser.ends_in_calls))
+    (only,) = found
+    return only
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("a\nEND</think>\n\nb\nc", ["\n", "END"], ("b", "\n", False)),
+        ("</think>b END c", ["END"], ("b ", "END", False)),
+        ("</think>b EN", ["END"], ("b EN", None, False)),
+        (f"</think>{xml('bash', command='a END')}\n", ["END", "\n", "<"], (None, None, True)),
+        (f"</think>E{xml('now')}ND", ["END"], ("END", None, True)),
+        (f"</think>E{xml('now')}END", ["END"], ("E", "END", True)),
+        (f"</think>a{xml('now')}\n{xml('now')}\n", ["\n"], ("a", None, True)),
+        ("</think>a <tool_call> b", ["<tool"], ("a ", "<tool", False)),
+        (xml("bash", command="a")[:-9] + "</think>", [], (None, None, False)),
+    ],
+)
+def test_stop_strings_are_of_the_content_alone(
+    text: str, stops: list[str], expected: tuple[str | None, str | None, bool]
+) -> None:
+    assert stopped(text, *stops) == expected
+
+
+def test_a_text_of_some_format_may_hold_what_looks_like_a_call() -> None:
+    call = xml("now")
+    for text, n_calls in ((f'{{"s": "{call}"}}', 0), (f"{call}\n{call}", 2)):
+        for cut in range(len(text)):
+            parser = StreamParser(STEP, TOOLS, constrained=True, formatted=True)
+            said = collect([*parser.feed(text[:cut]), *parser.feed(text[cut:]), *parser.finish()])
+            assert (len(said.tool_calls), said.content) == (n_calls, None if n_calls else text)
+
+
+def exact_deltas(schema: Any, text: str) -> list[str]:
+    """The pieces of one parameter's call, as they come character by character; every cut gives valid JSON."""
+    tool = Tool("f", parameters={"properties": {"p": schema}})
+    call = xml("f", p=text)
+    pieces: list[str] = []
+    parser = StreamParser(STEP, [tool], constrained=True)
+    for end, char in enumerate(call, start=1):
+        pieces += [delta.arguments for delta in parser.feed(char) if isinstance(delta, ToolCallDelta)]
+        cut = StreamParser(STEP, [tool], constrained=True)
+        for made in collect(cut.feed(call[:end]) + cut.finish()).tool_calls:
+            json.loads(made.arguments)
+    assert "".join(pieces) == collect(StreamParser(STEP, [tool], constrained=True).feed(call)).tool_calls[0].arguments
+    return pieces
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "string"}, "word " * 20),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "nul word " * 20),
+        ({"type": ["string", "integer", "boolean"]}, "12 words " * 20),
+        ({"type": "array", "items": {"type": "string"}}, json.dumps(["word " * 20])),
+        ({"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]}, json.dumps({"a": "word " * 20})),
+        ({"anyOf": [{"enum": ["x", "y"]}, {"type": "array"}]}, json.dumps(["word " * 20])),
+        ({}, "word " * 20),
+    ],
+)
+def test_arguments_come_as_early_as_they_can(schema: Any, text: str) -> None:
+    pieces = exact_deltas(schema, text)
+    assert len(pieces) > len(text) * 0.9
+    assert max(map(len, pieces)) < 15
+
+
+@pytest.mark.parametrize(
+    ("schema", "begun", "expected"),
+    [
+        ("string", "ab\n</par", '{"p": "ab"}'),
+        ("integer", "", "{}"),
+        ("integer", "-", "{}"),
+        ("integer", "12", "{}"),
+        ("boolean", "tr", "{}"),
+        ("object", '{"a": 1', '{"p": {}}'),
+        ("object", '{"a": "b', '{"p": {"a": "b"}}'),
+        (["string", "null"], "nul", "{}"),
+        (["string", "null"], "nul ", '{"p": "nul "}'),
+    ],
+)
+def test_a_value_that_is_cut_off_is_left_out_unless_a_part_of_it_is_one(
+    schema: str | list[str], begun: str, expected: str
+) -> None:
+    tool = Tool("f", parameters={"properties": {"p": {"type": schema}}})
+    parser = StreamParser(STEP, [tool], constrained=True)
+    said = collect(parser.feed(f"<tool_call>\n<function=f>\n<parameter=p>\n{begun}") + parser.finish())
+    assert said.tool_calls[0].arguments == expected
+    assert not parser.ends_in_calls
+
+
+@pytest.mark.parametrize("name", ["name=x", "$filter", "@type", "first name", "-x", "a" * 200])
+def test_names_are_what_stands_in_the_tag(name: str) -> None:
+    tool = Tool("f", parameters={"properties": {name: {"type": "string"}, "x": {"type": "integer"}}})
+    parser = StreamParser(STEP, [tool], constrained=True)
+    said = collect(parser.feed(xml("f", **{name: "1", "x": "2"})) + parser.finish())
+    assert json.loads(said.tool_calls[0].arguments) == {name: "1", "x": 2}

@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jinja2 import Environment
 
-from stride.chat.template import ChatTemplate, builtin
+from stride.chat.template import FUNCTIONS, ChatTemplate, builtin
+from stride.chat.template_worker import environment
 from stride.errors import ChatTemplateError, RequestError
 from stride.types import Message, Tool, ToolCall
 
@@ -372,6 +373,16 @@ def test_ascii_json_keeps_the_mark() -> None:
     [
         ("{% for x in %}", "line 1: Expected an expression"),
         ("a\n{% if x %}\n", "line 2: Unexpected end of template"),
+    ],
+)
+def test_a_template_that_cannot_be_compiled_is_an_error_that_names_its_line(source: str, message: str) -> None:
+    with pytest.raises(ChatTemplateError, match=message):
+        render(source, Message("user", "x"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
         ("a\nb\n{{ x.y.z }}", "line 3: UndefinedError"),
         ("{{ ''.__class__.__mro__ }}", "line 1: SecurityError"),
         ("{{ messages.append(1) }}", "line 1: SecurityError"),
@@ -383,8 +394,8 @@ def test_ascii_json_keeps_the_mark() -> None:
         ("{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}", "longer than 33554432 characters"),
     ],
 )
-def test_a_bad_template_is_an_error_that_names_its_line(source: str, message: str) -> None:
-    with pytest.raises(ChatTemplateError, match=message):
+def test_what_a_template_fails_at_is_the_requests_error(source: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
         render(source, Message("user", "x"))
 
 
@@ -400,11 +411,15 @@ def test_a_bad_template_is_an_error_that_names_its_line(source: str, message: st
 def test_an_endless_template_is_stopped_and_the_next_request_served(source: str) -> None:
     template = ChatTemplate("{% if hostile %}" + source + "{% else %}ok{% endif %}", cpu_seconds=0.3)
     started = time.monotonic()
-    with pytest.raises(ChatTemplateError, match="too much time"):
+    with pytest.raises(RequestError, match="too much time"):
         template.render([Message("user", "x")], hostile=True)
     assert time.monotonic() - started < 30
     assert template.render([Message("user", "x")]).text == "ok"
     template.close()
+
+
+def test_the_functions_of_templates_are_known_by_name() -> None:
+    assert environment().globals.keys() == FUNCTIONS
 
 
 def test_a_refusal_of_the_template_is_the_callers_error() -> None:

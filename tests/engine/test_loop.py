@@ -205,6 +205,23 @@ def test_a_mask_is_obeyed_and_told(start: Start, new_client: NewClient, model: M
     assert [token % 7 for token in client.tokens] == [i % 7 for i in range(10)]
 
 
+def test_where_only_an_end_is_allowed_the_output_ends(start: Start, new_client: NewClient, model: Model) -> None:
+    class Mask:
+        n = 0
+
+        def allowed(self) -> TokenSet:
+            return TokenSet(np.array([3] if self.n == 2 else [3, 4]))
+
+        def accept(self, token_id: int) -> None:
+            self.n += 1
+
+    params = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)
+    client = new_client([5, 6], params=params, mask=Mask(), eos_ids=frozenset({3}))
+    start().submit(client.request)
+    assert client.wait().tokens == [4, 4]
+    assert client.reason == "stop"
+
+
 def test_penalties_see_what_was_generated(start: Start, new_client: NewClient) -> None:
     params = SamplingParams(temperature=0, max_tokens=60, presence_penalty=1000, repeat_last_n=-1)
     client = new_client([5, 6], params=params)

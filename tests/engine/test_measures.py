@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stride.engine import Histogram
+from stride.errors import OverloadedError
 
 
 @given(st.lists(st.floats(0, 100)))
@@ -36,12 +39,24 @@ def test_requests_are_measured(start, new_client) -> None:
     first_tokens = sum(measures.first_token_seconds.counts)
     assert first_tokens == sum(measures.queue_seconds.counts) in (4, 5)
     assert sum(measures.inter_token_seconds.counts) >= 16
-    assert measures.ends == {"length": 4}
+    assert measures.ends == {"length": 4, "cancelled": 1}
     assert measures.longest == 8
     assert sum(measures.generated_tokens_per_second.counts) == 4
     n_steps = sum(measures.step_seconds.counts)
     assert sum(measures.step_sequences.counts) == n_steps == sum(measures.step_tokens.counts)
     assert measures.step_tokens.sum >= 4 * (3 + 4)
+
+
+def test_requests_that_were_dropped_are_counted(start, new_client) -> None:
+    engine = start(n_parallel=1, max_queue=0, request_seconds=0.05)
+    late = new_client([1], max_tokens=100_000)
+    late.request.stop = lambda token: time.sleep(0.01) is not None
+    engine.submit(late.request)
+    with pytest.raises(OverloadedError):
+        engine.submit(new_client([1], max_tokens=1).request)
+    late.wait()
+    assert engine.measures.ends == {"refused": 1, "late": 1}
+    engine.close()
 
 
 def test_slots_are_those_that_run(start, new_client) -> None:

@@ -42,3 +42,7 @@ INTERLEAVED = (
     replace(FINISH, reason="tool_calls"),
 )
 """Words, calls and thoughts in turn; one call is without arguments."""
+
+NUMBERS = '{"n": [1e999, 0.1000000000000000055511151231257827], "m": ' + "7" * 5000 + "}"
+"""Arguments whose numbers no double holds."""
+NUMBERS_CALL = (ToolCallStart(0, "a", "add"), ToolCallDelta(0, NUMBERS), replace(FINISH, reason="tool_calls"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import anthropic
 import httpx
 import pytest
-from tests.server.answers import ANSWER, CALLS, CUT, FINISH, HELLO, INTERLEAVED, SCHEMA
+from tests.server.answers import ANSWER, CALLS, CUT, FINISH, HELLO, INTERLEAVED, NUMBERS, NUMBERS_CALL, SCHEMA
 
 from stride.chat.constraints import NamedTool
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError
@@ -128,6 +128,12 @@ def test_tools_are_called(client, live, get):
     offered = model.asked[-1][1]
     assert [(tool.name, tool.description) for tool in offered] == [("get_weather", "The weather"), ("add", "")]
     assert offered[0].parameters == SCHEMA
+
+
+def test_numbers_of_a_call_keep_their_digits(scripted):
+    response = scripted(*NUMBERS_CALL)[0].ask("/v1/messages", max_tokens=100)
+    assert response.status_code == 200
+    assert f'"input":{NUMBERS}' in response.text
 
 
 def test_arguments_come_as_they_are_written(client, live):

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from stride.errors import GenerationError
-from stride.server.observe import JsonLines, TextLines
+from stride.server.observe import REQUEST_ID, JsonLines, TextLines
 from stride.types import ContentDelta, Finish, Timings, Usage
 
 FINISH = Finish("stop", Usage(7, 3, 2, 0), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
@@ -84,6 +84,34 @@ def test_refused_and_failed_requests_are_lines_too(scripted, lines):
         ("none", 404),
     ]
     assert "secret" not in json.dumps(logged)
+
+
+def test_what_nobody_foresaw_is_told_like_any_other_error(demo, lines):
+    demo.app.add_api_route("/broken", lambda: 1 / 0)
+    response = demo.get("/broken", headers={"Origin": "http://localhost:8000", REQUEST_ID: "mine"})
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert response.headers[REQUEST_ID] == "mine"
+    assert response.headers["access-control-allow-origin"] == "http://localhost:8000"
+    failed, told = lines()
+    assert "ZeroDivisionError" in failed["exception"]
+    assert (told["path"], told["status"]) == ("/broken", 500)
+    assert 'status="500"' in demo.get("/metrics").text
+
+
+def test_clients_make_up_no_labels(demo):
+    for method in ("BREW", "WHEN", "get"):
+        demo.request(method, "/health")
+    for prefix in ("", "/v1"):
+        demo.get(f"{prefix}/responses/input_items/input_items")
+        demo.get(f"{prefix}/responses/mine")
+    text = demo.get("/metrics").text
+    for label in ("BREW", "WHEN", "mine", "/input_items/"):
+        assert label not in text
+    assert 'method="other",path="/health"' in text
+    for path in ("/responses/{response_id}", "/responses/{response_id}/input_items"):
+        assert f'path="{path}"' in text
+        assert f'path="/v1{path}"' in text
 
 
 def test_lines_have_what_went_wrong():

@@ -9,7 +9,7 @@ from datetime import datetime
 import httpx
 import ollama
 import pytest
-from tests.server.answers import ANSWER, CALLS, CUT, FINISH, HELLO
+from tests.server.answers import ANSWER, CALLS, CUT, FINISH, HELLO, NUMBERS, NUMBERS_CALL
 from tests.server.conftest import Client, ScriptedModel
 
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError
@@ -88,6 +88,19 @@ def test_tools_are_called(client, live, stream):
     (tool,) = model.asked[-1][1]
     assert tool["function"]["name"] == "get_weather"
     assert tool["function"]["parameters"]["required"] == ["city"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_numbers_of_a_call_keep_their_digits(scripted, stream):
+    response = scripted(*NUMBERS_CALL)[0].ask("/api/chat", stream=stream)
+    assert response.status_code == 200
+    assert f'"arguments":{NUMBERS}' in response.text.splitlines()[0]
+
+
+def test_characters_that_end_lines_come_through(client, live):
+    live.play(ContentDelta("a\u2028b\u2029c\x85d"), FINISH)
+    parts = client.generate("any", prompt="Hi", raw=True, stream=True)
+    assert "".join(part.response for part in parts) == "a\u2028b\u2029c\x85d"
 
 
 def test_length(client, live):

@@ -25,6 +25,29 @@ def test_a_number_that_json_has_not_is_null():
     assert sse.frame({"logprob": float("-inf"), "rate": float("nan")}) == b'data: {"logprob":null,"rate":null}\n\n'
 
 
+LINE_ENDS = [char for char in map(chr, range(0x3000)) if len(f"a{char}b".splitlines()) > 1]
+
+
+@pytest.mark.parametrize("char", LINE_ENDS)
+def test_no_text_ends_a_line_of_any_client(char):
+    frame = sse.frame({"text": f"a{char}b"})
+    assert frame.decode().splitlines() == [frame.decode().strip("\n"), ""]
+    assert json.loads(frame.removeprefix(b"data: ")) == {"text": f"a{char}b"}
+
+
+def test_json_goes_out_as_it_was_written():
+    huge = "1" * 5000
+    texts = [sse.JsonText(f'{{"a": {huge},\n\t"b": [1e999, 0.10]}}'), sse.JsonText('"\u2028"')]
+    assert sse.to_json([0, {"call": texts[0]}, texts[1]]).decode() == (
+        f'[0,{{"call":{{"a": {huge},  "b": [1e999, 0.10]}}}},"\\u2028"]'
+    )
+
+
+def test_what_has_no_json_is_an_error():
+    with pytest.raises(ValueError, match="object has no JSON"):
+        sse.to_json({"a": object()})
+
+
 def sent(data: AsyncIterator[bytes], fail_at: int = -1):
     """What a response sends, and whether it closed; the connection fails at a message."""
     messages = []

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from stride.chat.grammar import CACHED_GRAMMARS
+from stride.chat.grammar import BYTES_OF_GRAMMAR
 from stride.engine import Finished, Token
 from stride.types import Timings, Usage
 
@@ -101,6 +101,11 @@ UNENFORCEABLE = {
     "a required property that may not be": schema({"properties": {"a": False}, "required": ["a"], "type": "object"}),
     "a tool without possible arguments": tools(a={"type": "integer", "minimum": 5, "maximum": 4}),
     "too many optional properties": schema({"type": "object", "properties": {f"p{i}": {} for i in range(10_000)}}),
+    "too many properties": schema(
+        {"type": "object", "properties": (many := {f"p{i}": {} for i in range(8000)}), "required": [*many]}
+    ),
+    "another grammar": {"grammar": 'start: "a" @answer'},
+    "the same grammar": {"grammar": "start: /a/ // \"\nx: y\ny: @user"},
     "ten thousand tools": {"tools": [tool({"type": "object"}, f"f{i}") for i in range(10_000)]},
     "one bad tool of many": {"tools": [*GOOD_TOOLS, tool({"properties": {"a": {"enum": []}}, "required": ["a"]})]},
 }  # fmt: skip
@@ -191,14 +196,37 @@ def test_what_never_ends_stays_what_it_says_until_its_length(demo, endless):
     assert set(choice["text"]) <= set('ab {}[]":x\n\t,1')
 
 
-def test_a_flood_of_schemas_is_not_kept(demo, demo_llm):
-    for i in range(CACHED_GRAMMARS + 10):
+def test_a_flood_of_schemas_is_not_kept(demo, demo_llm, monkeypatch):
+    cache = demo_llm.masks.cache
+    monkeypatch.setattr(cache, "_limit", cache.n_bytes + 10 * BYTES_OF_GRAMMAR)
+    for i in range(20):
         body = {"prompt": "x", "max_tokens": 1, "json_schema": {"enum": [f"value {i}"]}}
         assert demo.post("/v1/completions", json=body).status_code == 200
         body = {"messages": HELLO, "max_tokens": 1, "tools": [tool({"type": "object"}, f"f{i}")]}
         assert demo.post("/v1/chat/completions", json=body).status_code == 200
-    assert len(demo_llm._text_grammars._compiled) == CACHED_GRAMMARS
-    assert len(demo_llm.grammars._compiled) == CACHED_GRAMMARS
+        assert cache.n_bytes <= cache._limit
+    monkeypatch.setattr(cache, "_limit", 0)
+
+
+ENDLESS_WORK = {"grammar": 'start: x{60000}\nx: y{60000}\ny: "a"', "reasoning_budget": 0}
+
+
+def test_a_grammar_that_takes_too_much_work_later_is_the_fields_fault(alive):
+    body = {"messages": HELLO, "max_tokens": 30, **ENDLESS_WORK}
+    answer = alive.post("/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grammar")
+    streamed = alive.post("/v1/chat/completions", json={**body, "stream": True})
+    assert "Too many items" in streamed.text
+    assert "invalid_request_error" in streamed.text
+
+
+@pytest.mark.parametrize("schema_of", ["a long choice", "optional properties"])
+def test_what_is_large_but_may_be_runs(demo, schema_of):
+    choices = [{"type": "object", "properties": {f"k{k}": {"const": k}}, "required": [f"k{k}"]} for k in range(3000)]
+    optional = {"type": "object", "properties": {f"k{k}": {"type": "integer"} for k in range(1000)}}
+    asked = {"a long choice": {"anyOf": choices}, "optional properties": optional}[schema_of]
+    body = {"prompt": "x", "max_tokens": 12, "seed": 1, "json_schema": asked}
+    assert demo.post("/v1/completions", json=body).status_code == 200
 
 
 class Saying:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from stride.chat.call_grammar import arguments, call, check_name
+from stride.chat.call_grammar import arguments, check_name
 from stride.chat.constraints import Constraints, NamedTool, TextFormat
 from stride.chat.gbnf import lark_of_gbnf
-from stride.chat.grammar_limits import check_grammar
+from stride.chat.grammar_limits import check_grammar, check_lark
 from stride.chat.lark import ANY, Lark, any_of, escaped, foreign_regex, json_value, literal, regex
 from stride.chat.parsers.format import CallShape, ToolFormat
 from stride.errors import RequestError
@@ -85,6 +85,7 @@ class _Answer:
         self._several = constraints.parallel_tool_calls and not isinstance(constraints.tool_choice, NamedTool)
         self._free = constraints.text is None and constraints.tool_choice in ("auto", "none")
         self._user_grammar: str | None = None
+        self._arguments: dict[tuple[str, str], str] = {}  # rules, by the form of the arguments and the tool's name
         for tool in tools:
             check_name(tool_format.shapes[0], tool)
 
@@ -125,6 +126,8 @@ class _Answer:
                     body = self.lark.terminal(foreign_regex(text.source))
                 case "lark" | "gbnf":
                     check_grammar(text.source)
+                    if text.kind == "lark":
+                        check_lark(text.source)
                     self._user_grammar = text.source if text.kind == "lark" else _lark_of_gbnf(text)
                     body = "@user"
         except (ValueError, RecursionError) as error:
@@ -197,16 +200,25 @@ class _Answer:
 
     def _from(self, shape: CallShape, after: str) -> str:
         """A call of any tool in this shape, of which ``after`` is there already."""
-        tools = (f"{call(self.lark, shape, tool, after=after)} {self._closing(shape)}" for tool in self._tools)
-        return self.lark.rule(any_of(*tools))
+        assert shape.before.startswith(after)
+        before = shape.before[len(after) :]
+        calls = (f"{literal(before + tool.name + shape.after)} {self._rest(shape, tool)}" for tool in self._tools)
+        return self.lark.rule(any_of(*calls))
 
     def _rest(self, shape: CallShape, tool: Tool) -> str:
-        return f"{arguments(self.lark, shape, tool)} {self._closing(shape)}"
+        return f"{self._arguments_of(shape, tool)} {self._closing(shape)}"
+
+    def _arguments_of(self, shape: CallShape, tool: Tool) -> str:
+        """The rule of a tool's arguments, which is the same for all shapes of one form."""
+        key = (shape.arguments, tool.name)
+        if key not in self._arguments:
+            self._arguments[key] = arguments(self.lark, shape, tool)
+        return self._arguments[key]
 
     def _closing(self, shape: CallShape) -> str:
         if not (shape.more and self._several):
             return literal(shape.closing)
-        names = any_of(*(f"{literal(t.name + shape.after)} {arguments(self.lark, shape, t)}" for t in self._tools))
+        names = any_of(*(f"{literal(t.name + shape.after)} {self._arguments_of(shape, t)}" for t in self._tools))
         return f"({literal(shape.more)} {names})* {literal(shape.closing)}"
 
     def _text(self) -> str:

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stride.chat.grammar_limits import check_schema
 from stride.chat.lark import ANY, Lark, any_of, escaped, foreign_regex, json_value, literal, regex
-from stride.chat.parsers.arguments import json_types
 from stride.chat.parsers.format import CallShape
+from stride.chat.parsers.parameter import (
+    CONTAINERS,
+    INTEGER,
+    NUMBER,
+    NUMBERS,
+    OBJECT_CONSTRAINTS,
+    WORDS,
+    Parameter,
+    Strings,
+    object_schema,
+    parameter_schema,
+    read_parameter,
+)
 from stride.chat.parsers.step_xml import VALUE_END
 from stride.errors import RequestError
-from stride.types import JsonSchema, Tool
+from stride.types import Tool
 
 CALL_SPACE = r"[ \n\t]{1,16}"
 """White space between the parts of a call's JSON: bounded, as models can go on with it forever."""
-_XML_NAME = re.compile(r"\w[^\s\"'<>]{0,127}")
-_ANNOTATIONS = frozenset(
-    {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
-)
-_XML_KEYWORDS = _ANNOTATIONS | {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
-_STRING_KEYWORDS = _ANNOTATIONS | {"type", "enum", "const", "pattern", "minLength", "maxLength", "format"}
-_SCALARS = frozenset({"integer", "number", "boolean", "null"})
-_WORDS = {"boolean": ("true", "false"), "null": ("null",)}
-_OTHER_VALUES = r"\s*([\[{\x220-9+\-](?s:.*)|(?i:true|false|null|none)\s*)"  # what would not be read as a string
-
-
-def call(lark: Lark, shape: CallShape, tool: Tool, *, after: str) -> str:
-    """A call from where its text has come to: ``after`` is the part of its opening that is there already."""
-    opening = shape.before + tool.name + shape.after
-    assert opening.startswith(after)
-    return f"{literal(opening[len(after) :])} {arguments(lark, shape, tool)}"
+_TAG_NAME = re.compile(r"""(?!\s)[^<>"'\0-\x1f]+(?<!\s)""")
+_UNDECLARED_NAME = r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}"
+_END = escaped(VALUE_END)
+_UNKEPT = OBJECT_CONSTRAINTS - {"properties", "required", "additionalProperties", "minProperties"}
 
 
 def arguments(lark: Lark, shape: CallShape, tool: Tool) -> str:
@@ -41,10 +41,10 @@ def arguments(lark: Lark, shape: CallShape, tool: Tool) -> str:
     Raises:
         RequestError: its schema cannot be enforced in this form; names ``tools``.
     """
-    schema = _object_schema(tool)
     try:
+        schema = object_schema(tool.parameters)
         check_schema(schema)
-        body = json_value(schema, CALL_SPACE) if shape.arguments == "json" else _parameters(lark, tool, schema)
+        body = json_value(schema, CALL_SPACE) if shape.arguments == "json" else _parameters(lark, schema)
     except (ValueError, TypeError, RecursionError) as error:
         raise _unfit(tool, str(error)) from None
     return lark.rule(body or '""')
@@ -56,113 +56,133 @@ def check_name(shape: CallShape, tool: Tool) -> None:
     Raises:
         RequestError: names ``tools``.
     """
-    if json.dumps(tool.name, ensure_ascii=False)[1:-1] != tool.name or not _XML_NAME.fullmatch(tool.name):
-        raise _unfit(tool, "its name must be made of letters, digits and signs, without spaces and quotes")
+    if shape.arguments == "xml":
+        if not _TAG_NAME.fullmatch(tool.name):
+            raise _unfit(tool, "its name must have no quotes, angle brackets, line breaks, and no spaces around it")
+    elif not tool.name or json.dumps(tool.name, ensure_ascii=False)[1:-1] != tool.name:
+        raise _unfit(tool, "its name must have no quotes, backslashes and control characters")
 
 
-def _object_schema(tool: Tool) -> dict[str, Any]:
-    """The schema as that of an object, which holds nothing undeclared unless it says so."""
-    schema = dict(tool.parameters)
-    if schema.setdefault("type", "object") != "object":
-        raise _unfit(tool, f"its parameters are of type {schema['type']!r} instead of object")
-    if not isinstance(schema.setdefault("properties", {}), Mapping):
-        raise _unfit(tool, "properties must be an object")
-    if schema["properties"]:
-        schema.setdefault("additionalProperties", False)
-    return schema
-
-
-def _parameters(lark: Lark, tool: Tool, schema: Mapping[str, Any]) -> str:
+def _parameters(lark: Lark, schema: Mapping[str, Any]) -> str:
     """The ``<parameter=…>`` blocks in the schema's order, those not required left out at will, then undeclared ones."""
-    unknown = sorted(schema.keys() - _XML_KEYWORDS)
-    if unknown:
-        raise _unfit(tool, f"{unknown[0]} on its parameters as a whole")
-    properties, required = schema["properties"], schema.get("required") or ()
-    if not isinstance(required, list | tuple):
-        raise _unfit(tool, "required must be a list")
-    extra = schema.get("additionalProperties", True)
+    required, least = schema.get("required") or (), schema.get("minProperties", 0)
+    if not isinstance(required, list | tuple) or type(least) is not int:
+        raise ValueError("required must be a list, minProperties an integer")
+    if unkept := sorted(schema.keys() & _UNKEPT):
+        raise ValueError(f"{unkept[0]} on its parameters as a whole")
     blocks = []
-    for name in dict.fromkeys([*properties, *required]):
-        if not isinstance(name, str) or not _XML_NAME.fullmatch(name):
-            raise _unfit(tool, f"the parameter name {name!r}")
-        value = _value(lark, tool, properties.get(name, extra), schema)
-        block = f"{literal(f'<parameter={name}>' + chr(10))} {value}"
-        blocks.append(block if name in required else f"({block})?")
-    if extra is not False:
-        name = lark.terminal(
-            " & ".join([regex(r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}"), *(f"~{regex(escaped(each))}" for each in properties)])
-        )
-        blocks.append(f'("<parameter=" {name} ">\\n" {_value(lark, tool, extra, schema)})*')
-    return " ".join(blocks)
+    for name in dict.fromkeys([*schema["properties"], *required]):
+        if not isinstance(name, str) or not _TAG_NAME.fullmatch(name):
+            raise ValueError(f"the parameter name {name!r}")
+        try:
+            value = _value(lark, schema, name)
+        except ValueError as error:
+            raise ValueError(f"its parameter {name!r}: {error}") from None
+        blocks.append((lark.rule(f"{literal(f'<parameter={name}>' + chr(10))} {value}"), name in required))
+    undeclared = "" if schema.get("additionalProperties", True) is False else _undeclared(lark, schema)
+    return _at_least(lark, least, blocks, undeclared)
 
 
-def _value(lark: Lark, tool: Tool, schema: object, root: JsonSchema) -> str:
+def _at_least(lark: Lark, least: int, blocks: Sequence[tuple[str, bool]], undeclared: str) -> str:
+    """Blocks and whether each must be there, ``least`` of them or more. Undeclared ones may repeat: they count once."""
+    least = max(least, sum(must for _, must in blocks))
+    if least > len(blocks) + bool(undeclared):
+        raise ValueError("minProperties are more than it declares")
+    if least == sum(must for _, must in blocks):
+        each = [block if must else f"({block})?" for block, must in blocks]
+        return " ".join([*each, f"{undeclared}*"] if undeclared else each)
+    after = {0: f"{undeclared}*", 1: f"{undeclared}+"} if undeclared else {0: ""}  # how many are missing: what follows
+    for block, must in reversed(blocks):
+        before: dict[int, str] = {}
+        for missing in range(least + 1):
+            others = max(missing - 1, 0)
+            options = [f"{block} {after[others]}"] if others in after else []
+            if not must and missing in after:
+                options.append(after[missing] or '""')
+            if options:
+                before[missing] = lark.rule(any_of(*options))
+        after = before
+    return after[least]
+
+
+def _undeclared(lark: Lark, schema: Mapping[str, Any]) -> str:
+    declared = (f"~{regex(escaped(name))}" for name in schema["properties"])
+    name = lark.terminal(" & ".join([regex(_UNDECLARED_NAME), *declared]))
+    return lark.rule(f'"<parameter=" {name} ">\\n" {_value(lark, schema, "")}')
+
+
+def _value(lark: Lark, arguments: Mapping[str, Any], key: str) -> str:
     """A value and its end. Strings stand as they are, all else as JSON."""
-    if schema is True:
-        schema = {}
-    if not isinstance(schema, Mapping):
-        raise _unfit(tool, f"a parameter with the schema {schema!r}")
-    types = json_types(schema, root)
-    if "string" not in types:
-        return _json(lark, schema, root)
-    resolved = _resolved(schema, root)
-    if types == {"string"} and resolved.keys() <= _STRING_KEYWORDS:
-        return _string(lark, resolved)
-    if resolved.keys() <= _ANNOTATIONS:
-        return _text(lark)
-    # A string, or something that could be mistaken for one: what is read as something else has to fit as that.
-    options = _options(resolved)
-    if options is None:
-        raise _unfit(tool, "a parameter that may be a string or something else in other ways than by type or anyOf")
-    strings = [option for option in options if json_types(option, root) == {"string"}]
-    others = [option for option in options if "string" not in json_types(option, root)]
-    free = [option for option in strings if option.keys() <= _ANNOTATIONS | {"type", "format"}]
-    if len(strings) + len(others) < len(options) or (free and len(free) < len(strings)):
-        raise _unfit(tool, "a parameter whose strings are constrained by some alternatives only")
-    if free and all(json_types(o, root) <= _SCALARS and o.keys() <= _ANNOTATIONS | {"type"} for o in others):
-        return _text(lark)  # whatever it is read as fits
-    bodies = [_union_member(lark, option, root) for option in others]
-    if free:
-        end = escaped(VALUE_END)
-        not_other = f"~{regex(_OTHER_VALUES + end)} & ~{regex(ANY + end + '(?s:.+)')}"
-        bodies.append(lark.terminal(f"{regex(ANY + end)} & {not_other}"))
-    return any_of(*bodies, *(_string(lark, option) for option in strings if option not in free))
+    parameter = read_parameter(arguments, key)
+    if parameter.is_free:
+        return _until_end(lark, regex(ANY + _END))
+    if not parameter.others:
+        return any_of(*(_strings(lark, kind) for kind in parameter.strings))
+    if not parameter.strings or parameter.choices is not None:
+        others = [_json(lark, arguments, key, parameter.others if parameter.strings else None)]
+        return any_of(*others, *(_strings(lark, kind) for kind in parameter.strings))
+    return any_of(
+        *_others_beside_text(lark, arguments, key, parameter),
+        *(_strings(lark, kind, _taken(parameter)) for kind in parameter.strings),
+    )
 
 
-def _union_member(lark: Lark, option: Mapping[str, Any], root: JsonSchema) -> str:
-    """JSON beside plain text. A word is one lexeme with its end: alone it would lose against the longer text."""
-    types = json_types(option, root)
-    if "const" in option:
-        return literal(json.dumps(option["const"], ensure_ascii=False) + VALUE_END)
-    if types <= {"null", "boolean"} and option.keys() <= _ANNOTATIONS | {"type"}:
-        return any_of(*(literal(word + VALUE_END) for name in sorted(types) for word in _WORDS[name]))
-    return _json(lark, option, root)
+def _others_beside_text(lark: Lark, arguments: Mapping[str, Any], key: str, parameter: Parameter) -> list[str]:
+    """What may stand in place of free text. Words and numbers are one lexeme with their end: alone, the longer text
+    would win. Numbers that are bounded cannot be; text does not begin like them."""
+    bodies = [literal(word + VALUE_END) for word in sorted(parameter.others & WORDS.keys())]
+    as_json = parameter.others & frozenset(CONTAINERS.values())
+    numbers = parameter.others & NUMBERS
+    if numbers & parameter.bounded:
+        as_json |= numbers
+    elif numbers:
+        bodies.append(lark.terminal(regex(f"({_number(parameter)}){_END}")))
+    return [*bodies, *([_json(lark, arguments, key, as_json)] if as_json else [])]
 
 
-def _text(lark: Lark) -> str:
-    return lark.rule(regex(ANY + escaped(VALUE_END)), lazy=True)
+def _taken(parameter: Parameter) -> str:
+    """An expression of the texts, with their end, that are read as something other than a string."""
+    words = [WORDS[word] for word in sorted(parameter.others & WORDS.keys())]
+    taken = [f"(?i:{'|'.join(words)}){_END}"] if words else []
+    if parameter.others & NUMBERS:
+        taken.append("-?[0-9]" if parameter.bounded & NUMBERS else f"({_number(parameter)}){_END}")
+    taken += [escaped(opening) for opening, kind in CONTAINERS.items() if kind in parameter.others]
+    return "|".join(taken)
 
 
-def _json(lark: Lark, schema: Mapping[str, Any], root: JsonSchema) -> str:
-    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+def _number(parameter: Parameter) -> str:
+    return NUMBER if "number" in parameter.others else INTEGER
+
+
+def _until_end(lark: Lark, terminal: str) -> str:
+    return lark.rule(terminal, lazy=True)
+
+
+def _json(lark: Lark, arguments: Mapping[str, Any], key: str, kinds: frozenset[str] | None) -> str:
+    """JSON that fits; of these kinds only, where strings are written as text."""
+    schema = parameter_schema(arguments, key)
+    if kinds is not None:
+        names = {"boolean" if kind in ("true", "false") else kind for kind in kinds}
+        schema = {"allOf": [schema, {"type": sorted(names)}]}
+    definitions = {name: arguments[name] for name in ("$defs", "definitions") if name in arguments}
     return f"{lark.rule(json_value({**schema, **definitions}, '[ ]'))} {literal(VALUE_END)}"
 
 
-def _string(lark: Lark, schema: Mapping[str, Any]) -> str:
-    """A string as its plain text. ``format`` describes it, as JSON schema has it."""
-    choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if choices is not None:
-        return any_of(*(literal(choice + VALUE_END) for choice in choices))
-    parts = []
-    if "pattern" in schema:
-        parts.append(_pattern(schema["pattern"]))
-    if "minLength" in schema or "maxLength" in schema:
-        parts.append(f"(?s:.{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}})")
-    if not parts:
-        return _text(lark)
-    end = escaped(VALUE_END)
-    bodies = [foreign_regex(f"({part}){VALUE_END}") for part in parts]
-    return lark.terminal(" & ".join([*bodies, f"~{regex(ANY + end + '(?s:.+)')}"]))
+def _strings(lark: Lark, kind: Strings, taken: str = "") -> str:
+    """Strings as their plain text, but none that begins with ``taken``."""
+    if kind.choices is not None:
+        if any((choice + VALUE_END).index(VALUE_END) < len(choice) for choice in kind.choices):
+            raise ValueError("a string that holds what ends it")
+        return any_of(*(literal(choice + VALUE_END) for choice in kind.choices))
+    terminal = [regex(f"(?s:.{{{kind.shortest},{'' if kind.longest is None else kind.longest}}}){_END}")]
+    terminal += [foreign_regex(f"({_pattern(pattern)}){VALUE_END}") for pattern in kind.patterns]
+    if kind.patterns:
+        terminal.append(f"~{regex(f'{ANY}{_END}(?s:.+)')}")
+    if kind.shortest:
+        terminal.append(f"~{regex(f'(?s:.{{0,{kind.shortest - 1}}}){_END}{ANY}')}")
+    if taken:
+        terminal.append(f"~{regex(f'({taken}){ANY}')}")
+    return _until_end(lark, lark.terminal(" & ".join(terminal)))
 
 
 def _pattern(pattern: str) -> str:
@@ -188,36 +208,6 @@ def _alternatives(pattern: str) -> list[str]:
         depth += 0 if in_set else (piece == "(") - (piece == ")")
         parts[-1] += piece
     return parts
-
-
-def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The alternatives of a union, however it is written."""
-    for name in ("anyOf", "oneOf"):
-        options = schema.get(name)
-        if isinstance(options, list) and schema.keys() <= _ANNOTATIONS | {name}:
-            return [option for option in options if isinstance(option, Mapping)]
-    if "enum" in schema:
-        return [{"const": choice} for choice in schema["enum"]]
-    declared = schema.get("type")
-    if isinstance(declared, list):
-        rest = {key: value for key, value in schema.items() if key not in ("type", "format", "enum", "const")}
-        return [{"type": "string"} if each == "string" else {**rest, "type": each} for each in declared]
-    return None
-
-
-def _resolved(schema: Mapping[str, Any], root: JsonSchema) -> Mapping[str, Any]:
-    """The schema behind a reference into ``root``."""
-    for _ in range(16):
-        reference = schema.get("$ref")
-        if not isinstance(reference, str) or not reference.startswith("#/"):
-            break
-        target: Any = root
-        for part in reference[2:].split("/"):
-            target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
-        if not isinstance(target, Mapping):
-            break
-        schema = target
-    return schema
 
 
 def _unfit(tool: Tool, what: str) -> RequestError:

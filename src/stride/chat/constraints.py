@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from stride.chat.json_schemas import closed
-from stride.errors import RequestError
+from stride.errors import RequestError, shown
 from stride.types import JsonSchema
 
 
@@ -219,4 +219,4 @@ def _json_text(schema: object, field: str) -> str:
 
 
 def _bad(field: str, value: object, expected: str) -> RequestError:
-    return RequestError(f"{field} is {value!r}, but must be {expected}", field=field)
+    return RequestError(f"{field} is {shown(value)}, but must be {expected}", field=field)

@@ -20,11 +20,15 @@ can need more than 8 MiB of stack, which threads have."""
 MAX_LEVELS = 500
 """Schemas within one another, with all that is referred to added up, as a chain of references is followed one within
 another. Of 1200 the stack can be too small."""
-MAX_OPTIONAL = 400
-"""Properties of an object that may be left out: the parser has room for some 500."""
+MAX_OPTIONAL = 1000
+"""Properties of an object that may be left out: among so many, with 128,256 tokens, a mask takes up to 40 ms."""
+MAX_PROPERTIES = 2000
+"""Properties of an object: time to compile grows with their square, to a fifth of a second."""
 MAX_REPETITION = 65_535
 _COUNT = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _REPEATED_ANCHOR = re.compile(r"(?<![\\\[])[\^$][*+?{]")
+_REFERENCE = re.compile(r""""(?:\\.|[^"\\\n])*"|/(?![/*])(?:\\.|[^/\\\n])+/|(?://|\#)[^\n]*|(?P<reference>@[\w-]*)""")
+"""In Lark, a reference to another grammar, and before it what could hold the same characters."""
 _PART = re.compile(r"[\n(\[{?*+]|\$ref|\\u")  # the last one: a JSON schema inside can spell a reference with it
 
 
@@ -53,6 +57,17 @@ def check_grammar(text: str) -> None:
     parts = sum(1 for _ in _PART.finditer(text))
     if parts > MAX_PARTS:
         raise ValueError(f"it has {parts} rules, groups, sets and repetitions, but may have {MAX_PARTS}")
+
+
+def check_lark(text: str) -> None:
+    """Refuse what only grammars of ours may do: refer to other grammars.
+
+    Raises:
+        ValueError: names the reference.
+    """
+    for found in _REFERENCE.finditer(text):
+        if found["reference"]:
+            raise ValueError(f"it refers to another grammar, {found['reference']}")
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
@@ -108,6 +123,8 @@ def _levels(schema: object, references: set[str]) -> int:
         check_expression(pattern)
     properties, required = schema.get("properties"), schema.get("required")
     if isinstance(properties, Mapping):
+        if len(properties) > MAX_PROPERTIES:
+            raise ValueError(f"an object has {len(properties)} properties, but may have {MAX_PROPERTIES}")
         n_optional = len(properties) - (len(required) if isinstance(required, list | tuple) else 0)
         if n_optional > MAX_OPTIONAL:
             raise ValueError(f"{n_optional} properties of an object may be left out, but at most {MAX_OPTIONAL} can be")

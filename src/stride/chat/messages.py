@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stride.errors import RequestError
+from stride.errors import RequestError, shown
 from stride.types import Message, Tool, ToolCall
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -24,10 +24,12 @@ def message(value: Message | Mapping[str, Any]) -> Message:
         raise RequestError(f"a message must be an object, not {type(value).__name__}", field="messages")
     role = value.get("role")
     if role not in ROLES:
-        raise RequestError(f"messages.role is {role!r}, but must be one of {', '.join(ROLES)}", field="messages.role")
+        raise RequestError(
+            f"messages.role is {shown(role)}, but must be one of {', '.join(ROLES)}", field="messages.role"
+        )
     content = _text(value.get("content"))
     if content is None and role != "assistant":
-        raise RequestError(f"a message of role {role!r} must have content", field="messages.content")
+        raise RequestError(f"a message of role {shown(role)} must have content", field="messages.content")
     return Message(
         role=role,
         content=content,
@@ -51,10 +53,10 @@ def tool(value: Tool | Mapping[str, Any]) -> Tool:
         raise RequestError("each of tools must be a function with a name", field="tools")
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
-        raise RequestError(f"the parameters of tool {function['name']!r} must be a JSON schema", field="tools")
+        raise RequestError(f"the parameters of tool {shown(function['name'])} must be a JSON schema", field="tools")
     description = function.get("description") or ""
     if not isinstance(description, str):
-        raise RequestError(f"the description of tool {function['name']!r} must be a string", field="tools")
+        raise RequestError(f"the description of tool {shown(function['name'])} must be a string", field="tools")
     return Tool(function["name"], description, parameters)
 
 
@@ -81,7 +83,7 @@ def _text(content: object) -> str | None:
         for part in content:
             if not isinstance(part, Mapping) or part.get("type") not in ("text", "input_text"):
                 kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-                raise RequestError(f"content parts must be text, not {kind!r}", field="messages.content")
+                raise RequestError(f"content parts must be text, not {shown(kind)}", field="messages.content")
             if not isinstance(part.get("text"), str):
                 raise RequestError("a text part must have its text", field="messages.content")
             parts.append(part["text"])

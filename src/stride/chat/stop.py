@@ -17,11 +17,13 @@ class StopStrings:
         self._fallbacks = [_fallbacks(stop) for stop in self._stops]
         self._matched = [0] * len(self._stops)  # how many characters of each stop string the stream ends with
         self._held = ""
+        self.n_held = 0  # characters that have not been shown; they never are after a hit
         self.found: str | None = None  # the stop string that completed
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string has been found; after a hit, nothing is shown."""
         if self.found is not None:
+            self.n_held += len(text)
             return "", True
         pending = self._held + text
         for end, char in enumerate(text, start=len(self._held) + 1):
@@ -33,15 +35,19 @@ class StopStrings:
                     length += 1
                 if length == len(stop):
                     self.found, self._held = stop, ""
+                    self.n_held = len(pending) - (end - length)
                     return pending[: end - length], True
                 self._matched[i] = length
         shown = len(pending) - max(self._matched, default=0)
         self._held = pending[shown:]
+        self.n_held = len(self._held)
         return pending[:shown], False
 
     def flush(self) -> str:
-        """What was held back, at the end of a stream without a hit."""
+        """What was held back, where the stream ends or is interrupted without a hit."""
         held, self._held = self._held, ""
+        self._matched = [0] * len(self._stops)
+        self.n_held -= len(held)
         return held
 
 

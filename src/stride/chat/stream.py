@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from stride.chat.parsers.exact import parse_exact
 from stride.chat.parsers.format import Calls, Outcome, ToolFormat
 from stride.chat.parsers.source import Parse, Source
+from stride.chat.stop import StopStrings
 from stride.types import (
     ContentDelta,
     Delta,
@@ -24,11 +25,12 @@ class StreamParser:
 
     The sum of the deltas does not depend on where the text was cut, and no text is lost: what looks like a call but
     is none comes back as text. White space around reasoning and calls is dropped, and so are tags that close reasoning
-    once more. Without tools, calls are text.
+    once more before anything follows it. Without tools, calls are text.
     ``constrained``: a grammar keeps calls to their canonical form (`answer_grammar`), and only that is a call then.
+    ``formatted``: the answer is calls or a text of some format, which may hold what looks like a call.
     ``continues``: the prompt ends within the text, or the thought, that goes on here; its white space is kept.
     ``in_reasoning`` tells where the stream stands. ``shown_tokens`` are the special tokens that must come as text: give
-    them to ``Tokenizer.detokenizer(keep=...)``.
+    them to ``Tokenizer.detokenizer(keep=...)``. ``stops`` end the content: neither reasoning nor calls are searched.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class StreamParser:
         starts_in_reasoning: bool = False,
         *,
         constrained: bool = False,
+        formatted: bool = False,
         continues: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> None:
@@ -46,18 +49,29 @@ class StreamParser:
         self._calls = Calls(tools, new_id or tool_format.new_id)
         self._calls.exact = constrained
         self._parses_calls = bool(tools) and tool_format.call is not None
+        self._formatted = formatted
+        self.stops = StopStrings(())
         self._source = Source()
         self._reasoning = _TrimmedText(continues=continues and starts_in_reasoning)
         self._content = _TrimmedText(continues=continues and not starts_in_reasoning)
         self.in_reasoning = starts_in_reasoning
-        self._reasoned = False  # reasoning has ended: closing tags may be left over
         self._fresh = not continues  # nothing visible since the start, the reasoning or a call
         self._unclosed = False  # closing tags of a call may be left over
         self._last_call_closed = True
         self._steps = self._parse()
 
+    @property
+    def n_held(self) -> int:
+        """Characters of which it is not yet certain what they are, or that they may be shown."""
+        return len(self._source) + self.stops.n_held
+
+    @property
+    def ends_in_calls(self) -> bool:
+        """Whether calls have been made, the last of them whole."""
+        return self._calls.count > 0 and self._last_call_closed
+
     def feed(self, text: str) -> list[Delta]:
-        """What became certain with this piece of text."""
+        """What became certain with this piece of text; nothing after a stop string."""
         if not text:
             return []
         self._source.append(text)
@@ -73,36 +87,35 @@ class StreamParser:
         for delta in self._steps:
             if delta is None:
                 break
-            joined = _join(deltas[-1], delta) if deltas else None
-            if joined is None:
-                deltas.append(delta)
-            else:
-                deltas[-1] = joined
+            if isinstance(delta, ToolCallStart):  # what was held back is no stop string, as it ends here
+                self._last_call_closed = False
+                _append(deltas, ContentDelta(self._content.push(self.stops.flush())))
+            _append(deltas, delta)
         return deltas
 
     def _parse(self) -> Parse[None]:
-        while True:
+        while self.stops.found is None:
             markers = self._markers()
             text = self._source.take_until({marker[0] for marker in markers})
             if text:
                 yield from self._show(text)
             elif not self._source:
                 if (yield from self._source.ended()):
-                    yield from self._end()
-                    return
+                    break
             elif (marker := (yield from self._source.literal(0, markers))) is None:
                 yield from self._show(self._source.take(1))
             else:
                 yield from self._at_marker(marker)
+        if not self.in_reasoning:
+            yield ContentDelta(self._content.push(self.stops.flush()) + self._content.rest())
 
     def _markers(self) -> tuple[str, ...]:
         """What must not be shown as text here."""
         markers: tuple[str, ...] = ()
         if self._format.reasoning is not None:
             begin, end = self._format.reasoning
-            closes = self._fresh or self.in_reasoning or self._reasoned
-            markers += ((begin,) if self._fresh else ()) + ((end,) if closes else ())
-        if self._parses_calls:
+            markers += ((begin,) if self._fresh else ()) + ((end,) if self._fresh or self.in_reasoning else ())
+        if self._parses_calls and (self._fresh or self.in_reasoning or not self._formatted):
             markers += self._format.markers
             if self._fresh and not self.in_reasoning:
                 markers += self._format.first_markers
@@ -115,7 +128,6 @@ class StreamParser:
             self._source.take(len(marker))
             self._fresh = self._fresh or self.in_reasoning
             self.in_reasoning = marker == self._format.reasoning[0]
-            self._reasoned = not self.in_reasoning
             return
         if self._unclosed and marker in self._format.closers:
             self._source.take(len(marker))
@@ -140,14 +152,49 @@ class StreamParser:
             if visible := self._reasoning.push(text):
                 self._fresh = False
                 yield ReasoningDelta(visible)
-        elif visible := self._content.push(text):
+            return
+        if self._fresh:  # white space before and between what is visible is not searched
+            begun = text.lstrip()
+            self._content.push(text[: len(text) - len(begun)])
+            text = begun
+        if text.strip():
             self._fresh = False
             self._unclosed = self._unclosed and not self._last_call_closed
-            yield ContentDelta(visible)
+        yield ContentDelta(self._content.push(self.stops.push(text)[0]))
 
-    def _end(self) -> Parse[None]:
-        if not self.in_reasoning and (rest := self._content.rest()):
-            yield ContentDelta(rest)
+
+class PlainParser:
+    """All text is content, up to a stop string."""
+
+    in_reasoning = False
+    ends_in_calls = False
+    shown_tokens = ()
+
+    def __init__(self) -> None:
+        self.stops = StopStrings(())
+
+    @property
+    def n_held(self) -> int:
+        return self.stops.n_held
+
+    def feed(self, text: str) -> list[Delta]:
+        shown, _ = self.stops.push(text)
+        return [ContentDelta(shown)] if shown else []
+
+    def finish(self) -> list[Delta]:
+        held = self.stops.flush()
+        return [ContentDelta(held)] if held else []
+
+
+def _append(deltas: list[Delta], delta: Delta) -> None:
+    """Add a delta, joined with the last one if they are of one kind; nothing that is empty content."""
+    if delta == ContentDelta(""):
+        return
+    joined = _join(deltas[-1], delta) if deltas else None
+    if joined is None:
+        deltas.append(delta)
+    else:
+        deltas[-1] = joined
 
 
 def _join(first: Delta, second: Delta) -> Delta | None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from stride.chat.messages import ROLES
 from stride.chat.parsers.format import THINK
-from stride.errors import ChatTemplateError, RequestError
+from stride.errors import ChatTemplateError, RequestError, shown
 from stride.types import Message, PromptPiece, Tool
 
 CPU_SECONDS = 5.0
@@ -26,6 +26,11 @@ MEMORY_BYTES = 1 << 30
 OUTPUT_CHARACTERS = 1 << 25
 
 Continued = Literal["content", "reasoning"]
+
+FUNCTIONS = frozenset(
+    {"range", "dict", "lipsum", "cycler", "joiner", "namespace", "raise_exception", "strftime_now"},
+)
+"""What templates find in their environment."""
 
 _FOLDER = Path(__file__).parent
 _BUILTIN = _FOLDER / "templates"
@@ -101,8 +106,8 @@ class ChatTemplate:
         it has none yet, its thought.
 
         Raises:
-            RequestError: the template refuses the conversation, or its last message cannot be continued.
-            ChatTemplateError: the template fails, or takes more time or memory than it may.
+            RequestError: the template refuses the conversation, fails at it, or takes more time or memory than it may;
+                or its last message cannot be continued.
         """
         if continue_final_message:
             return self._continued(messages, tools, kwargs)
@@ -118,7 +123,11 @@ class ChatTemplate:
         except (TypeError, ValueError, RecursionError) as error:
             raise RequestError(f"the conversation or chat_template_kwargs are no JSON: {error}") from None
         with self._lock:
-            reply = self._ask(self._started_worker(), request)
+            worker = self._started_worker()
+            try:
+                reply = self._ask(worker, request)
+            except ChatTemplateError as error:  # it was compiled: what it fails at is this request
+                raise RequestError(str(error), field="messages") from None
         return _prompt(PromptPiece(text, trusted) for text, trusted in reply["pieces"])
 
     def _continued(
@@ -182,7 +191,7 @@ class ChatTemplate:
         """The message as templates expect it; keys that are absent in most conversations are left out."""
         if message.role not in ROLES:  # templates build special tokens of roles
             raise RequestError(
-                f"the role of a message is {message.role!r}, but must be one of {', '.join(ROLES)}",
+                f"the role of a message is {shown(message.role)}, but must be one of {', '.join(ROLES)}",
                 field="messages.role",
             )
         if message.role == "developer" and "developer" not in self.source:

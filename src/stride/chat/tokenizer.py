@@ -44,6 +44,8 @@ class Tokenizer:
         self._encoder = encoder
         self._space_prefix = space_prefix
         self._bytes = [_token_bytes(text, vocabulary.types[i], byte_level) for i, text in enumerate(vocabulary.texts)]
+        self.longest = max(map(len, self._bytes))
+        """Bytes of the longest token."""
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
         self.eos_ids = vocabulary.end_ids

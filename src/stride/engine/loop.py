@@ -167,6 +167,7 @@ class Engine:
                 raise ClosedError
             in_flight = len(self._scheduler.waiting) + len(self._scheduler.running)
             if not takes_over and in_flight >= self.config.n_parallel + self.config.max_queue:
+                self.measures.dropped("refused")
                 raise OverloadedError(
                     f"{in_flight} requests are in work or waiting, which is as many as may be", self._place_seconds()
                 )
@@ -247,6 +248,7 @@ class Engine:
             with self._changed:
                 self._closing = True
                 unfinished = [*self._scheduler.waiting, *self._scheduler.running]
+                self.measures.dropped("closed", len(unfinished))
                 for request in unfinished:
                     self._scheduler.remove(request)
             for request in unfinished:
@@ -274,6 +276,9 @@ class Engine:
                 rows = [] if self._aborting else self._scheduler.schedule()
                 refused = None if rows or self._aborting else self._scheduler.remove_refused()
                 closing = self._closing
+                self.measures.dropped("cancelled", len(cancelled))
+                self.measures.dropped("late", len(late))
+                self.measures.dropped("refused", refused is not None)
             for future, work in calls:
                 try:
                     future.set_result(work())
@@ -377,7 +382,10 @@ class Engine:
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""
         allowed = None if request.mask is None else request.mask.allowed()
-        token_id = request.sampler.sample(logits, allowed)
+        if allowed is not None and allowed.is_within(request.eos_ids):  # complete, even if no end is wanted
+            token_id = int(allowed.ids[0])
+        else:
+            token_id = request.sampler.sample(logits, allowed)
         request.sampler.accept(token_id)
         before = request.last_token_at
         request.append(token_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from stride.engine.request import Failed, Finished, Request
 
@@ -28,7 +29,8 @@ class Histogram:
 
 
 class Measures:
-    """Written by the engine's thread alone. Others may read it at any time; what they see may be part of a step.
+    """Written by the engine's thread, but for requests that are refused. Others may read it at any time; what they see
+    may be part of a step.
 
     A request's time in the queue and to its first token are seen with that token, its rates at its end, and there its
     time in the queue, too, if it had no token.
@@ -44,7 +46,7 @@ class Measures:
         self.step_sequences = Histogram(SIZES)
         self.step_tokens = Histogram(SIZES)
         self.ends: Counter[str] = Counter()
-        """By reason, "failed" for those that did."""
+        """By reason: the output's, failed, or those of `dropped`."""
         self.prompt_seconds = 0.0
         self.generation_seconds = 0.0
         self.longest = 0
@@ -63,6 +65,14 @@ class Measures:
             self.first_token_seconds.observe(request.last_token_at - request.queued_at)
         else:
             self.inter_token_seconds.observe(request.last_token_at - before)
+
+    def dropped(self, reason: Literal["cancelled", "late", "refused", "closed"], n: int = 1) -> None:
+        """Requests ended without having failed or finished: by their caller, their time, too many, or all together.
+
+        Called with the engine's lock held, as those that are refused are so on their callers' threads.
+        """
+        if n:
+            self.ends[reason] += n
 
     def end(self, request: Request, output: Finished | Failed) -> None:
         """A request that was running has ended."""

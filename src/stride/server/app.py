@@ -12,7 +12,7 @@ from stride.server import anthropic, completions, docs, embeddings, errors, nati
 from stride.server.guard import Guard, Keys
 from stride.server.limits import Limits
 from stride.server.models import Models
-from stride.server.observe import REQUEST_ID_NAMES, Observed
+from stride.server.observe import REQUEST_ID_NAMES, Caught, Observed
 from stride.server.origins import Welcome, WelcomeCors
 from stride.server.service import Holding, Service, Settings
 
@@ -46,7 +46,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
         _answer_head(routes)
         app.include_router(routes)
     app.include_router(page.router(), include_in_schema=False)
-    for kind in (StrideError, HTTPException, Exception):
+    for kind in (StrideError, HTTPException):
         app.add_exception_handler(kind, lambda request, error: errors.response(error, path=request.url.path))
     app.add_middleware(Holding)
     app.add_middleware(
@@ -59,6 +59,7 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     app.state.keys = Keys(settings.api_keys, settings.api_key_file)
     welcome = Welcome((settings.host, *settings.allowed_hosts), settings.allowed_origins)
     app.add_middleware(Guard, keys=app.state.keys, welcome=welcome)
+    app.add_middleware(Caught)
     app.add_middleware(WelcomeCors, welcome=welcome, exposed=REQUEST_ID_NAMES)
     app.add_middleware(Observed, counts=service.requests)
     docs.install(app)

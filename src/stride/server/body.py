@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -16,6 +18,12 @@ from stride.server.errors import GoneError
 
 MAX_DEPTH = 200
 """Levels of nesting; what walks a request afterwards may then recurse."""
+MAX_VALUES = 1 << 20
+"""Values of one body. The smallest takes two bytes on the wire, and some 70 in memory."""
+SMALL = 64 << 10
+"""Bytes that are parsed at once; more are parsed beside other requests."""
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string, one without an end too: no quote is looked at twice."""
 
 
 async def read_json(request: Request, max_bytes: int) -> object:
@@ -37,15 +45,16 @@ async def read_json(request: Request, max_bytes: int) -> object:
                 raise _too_large(max_bytes)
     except ClientDisconnect:
         raise GoneError from None
-    return parse_json(bytes(data))
+    return parse_json(data) if len(data) <= SMALL else await asyncio.to_thread(parse_json, data)
 
 
-def parse_json(data: bytes) -> object:
+def parse_json(data: bytes | bytearray) -> object:
     """JSON as the standard has it: no NaN, nothing infinite, at most `MAX_DEPTH` levels, Unicode strings without NUL.
 
     Raises:
-        RequestError: it is something else.
+        RequestError: it is something else, or more than `MAX_VALUES` values.
     """
+    _check_size(data)
     try:
         value = json.loads(data.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -56,6 +65,17 @@ def parse_json(data: bytes) -> object:
         raise RequestError(f"the body is no JSON: {error}") from None
     _check(value)
     return value
+
+
+def _check_size(data: bytes | bytearray) -> None:
+    """Before anything is made of it."""
+    if _n_values(data) > MAX_VALUES and _n_values(_TEXT.sub(b"", data)) > MAX_VALUES:  # texts have commas too
+        raise RequestError(f"the body has more than {MAX_VALUES} values")
+
+
+def _n_values(data: bytes | bytearray) -> int:
+    """Items of lists and members of objects; an empty one counts as if there were one."""
+    return sum(map(data.count, (b",", b"[", b"{")))
 
 
 def _check(value: object) -> None:

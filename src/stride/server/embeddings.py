@@ -19,12 +19,12 @@ from stride.server import sse
 from stride.server.body import read_json
 from stride.server.observe import note
 from stride.server.respond import cancel_when_gone
-from stride.server.schema import MAX_TEXTS, PROMPTS, Int32, Schema, openapi_body, read
+from stride.server.schema import MAX_TEXTS, PROMPTS, Int32, ListOf, Schema, openapi_body, read
 from stride.server.schema_answers import NativeVector, Vectors, answers
 from stride.server.service import Service
 from stride.types import Finish, Prompt
 
-Texts = Annotated[list[str | list[int]], PROMPTS, Field(min_length=1, max_length=MAX_TEXTS)]
+Texts = Annotated[ListOf[str | ListOf[int]], PROMPTS, Field(min_length=1, max_length=MAX_TEXTS)]
 
 
 class EmbeddingsRequest(Schema):

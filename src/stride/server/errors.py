@@ -19,6 +19,7 @@ from stride.errors import (
     RequestError,
     StrideError,
     UnsupportedError,
+    shown,
 )
 
 TYPES = {
@@ -77,7 +78,7 @@ class NoModelError(HTTPException):
     """No model is served under that name (HTTP 404)."""
 
     def __init__(self, name: str, names: Sequence[str]) -> None:
-        super().__init__(404, f"there is no model {name!r}, only {', '.join(map(repr, names))}")
+        super().__init__(404, f"there is no model {shown(name)}, only {', '.join(map(repr, names))}")
 
 
 def body(error: Exception) -> dict[str, Any]:
@@ -135,9 +136,29 @@ def response(error: Exception, headers: Mapping[str, str] | None = None, path: s
     return JSONResponse(form(path)(error), status, {**retry, **(headers or {})})
 
 
-def invalid(error: ValidationError) -> RequestError:
-    """The first field that a schema finds wrong, and what it may be instead."""
-    found = error.errors(include_url=False, include_input=False)
-    field = str(found[0]["loc"][0])
-    problems = dict.fromkeys(item["msg"].removeprefix("Value error, ") for item in found if item["loc"][0] == field)
+def invalid(error: ValidationError, body: object) -> RequestError:
+    """The first field of a body that a schema finds wrong, and what it may be instead."""
+    found = [
+        (_path(item["loc"], body), item["msg"].removeprefix("Value error, "))
+        for item in error.errors(include_url=False, include_input=False)
+    ]
+    first, _ = found[0]
+    field = max(
+        (path for path, _ in found if path.startswith(first)), key=len
+    )  # of a union, the member that came close
+    problems = dict.fromkeys(problem for path, problem in found if path == field)
     return RequestError(f"{field}: {', or '.join(problems)}", field=field)
+
+
+def _path(loc: Sequence[str | int], body: object) -> str:
+    """Where in a body an error is, as in ``messages[0].role``: of a union, pydantic names the members too."""
+    path = ""
+    for part in loc:
+        match part, body:
+            case int(), list() if part < len(body):
+                path += f"[{part}]"
+                body = body[part]
+            case str(), dict() if part in body or part == loc[-1]:
+                path += f".{part}"
+                body = body.get(part)
+    return path.removeprefix(".")

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from stride.api import LLM
 from stride.errors import RequestError
-from stride.server import metrics
+from stride.server import metrics, sse
 from stride.server.body import read_json
 from stride.server.schema import (
     DetokenizeRequest,
@@ -26,6 +26,9 @@ from stride.server.service import Service
 from stride.server.wire import FINGERPRINT
 from stride.server.wire_native import generation_settings
 from stride.types import sampling_params
+
+TOKENIZED_CHARACTERS = 1 << 20
+"""A text to tokenize may be as long, even where it does not fit the context."""
 
 
 def router(service: Service) -> APIRouter:
@@ -100,11 +103,11 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/tokenize", response_model=None, responses=answers(Tokenized), openapi_extra=openapi_body(TokenizeRequest)
     )
-    async def tokenize(http: Request) -> dict[str, Any]:
+    async def tokenize(http: Request) -> Response:
         """A text's token ids; with ``with_pieces``, each with its text, or its bytes where they are no text."""
         asked = read(TokenizeRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
-        return {"tokens": await asyncio.to_thread(_tokenize, llm, asked)}
+        return Response(await asyncio.to_thread(_tokenize, llm, asked), media_type="application/json")
 
     @routes.post(
         "/detokenize",
@@ -112,13 +115,14 @@ def router(service: Service) -> APIRouter:
         responses=answers(Detokenized),
         openapi_extra=openapi_body(DetokenizeRequest),
     )
-    async def detokenize(http: Request) -> dict[str, Any]:
+    async def detokenize(http: Request) -> Response:
         """The text of token ids."""
         asked = read(DetokenizeRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
         if not all(0 <= token_id < llm.tokenizer.n_vocab for token_id in asked.tokens):
             raise RequestError(f"tokens must be token ids from 0 to {llm.tokenizer.n_vocab - 1}", field="tokens")
-        return {"content": llm.detokenize(asked.tokens)}
+        text = await asyncio.to_thread(llm.detokenize, asked.tokens)
+        return Response(sse.to_json({"content": text}), media_type="application/json")
 
     @routes.post(
         "/apply-template", response_model=None, responses=answers(Rendered), openapi_extra=openapi_body(TemplateRequest)
@@ -134,7 +138,10 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _tokenize(llm: LLM, asked: TokenizeRequest) -> list[Any]:
+def _tokenize(llm: LLM, asked: TokenizeRequest) -> bytes:
+    """The whole answer: of a long text, its JSON takes time too."""
+    if len(asked.content) > TOKENIZED_CHARACTERS:
+        llm.check_length(asked.content)
     tokenizer = llm.tokenizer
     ids = tokenizer.encode(asked.content, special=asked.parse_special is not False)
     if asked.add_special:
@@ -144,8 +151,9 @@ def _tokenize(llm: LLM, asked: TokenizeRequest) -> list[Any]:
             *([tokenizer.eos_id] if tokenizer.add_eos and tokenizer.eos_id is not None else []),
         ]
     if not asked.with_pieces:
-        return list(ids)
-    return [{"id": token_id, "piece": _piece(tokenizer.token_bytes(token_id))} for token_id in ids]
+        return sse.to_json({"tokens": ids})
+    pieces = [{"id": token_id, "piece": _piece(tokenizer.token_bytes(token_id))} for token_id in ids]
+    return sse.to_json({"tokens": pieces})
 
 
 def _piece(data: bytes) -> str | list[int]:

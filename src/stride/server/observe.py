@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stride.server import errors
 from stride.types import Completion, Finish
 
 FACTS = "stride.facts"
@@ -23,6 +24,7 @@ REQUEST_ID_NAMES = (REQUEST_ID, "request-id")
 """Headers of a response that have its id; Anthropic's clients read the second."""
 SEND = "stride.send"
 """Key of a request's scope: the server's own ``send``, for the bodies of streams, which no middleware looks at."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 _log = logging.getLogger("stride.requests")
@@ -47,11 +49,34 @@ def note(http: Request, done: Finish | Completion) -> None:
     facts["finish_reason"] = done.reason if isinstance(done, Finish) else done.finish_reason
 
 
+class Caught:
+    """ASGI middleware: an error that nobody foresaw is logged, and answered as any other, if there is no answer yet."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def noticing(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noticing)
+        except Exception as error:
+            if scope["type"] != "http" or has_begun:
+                raise
+            _log.exception("a request failed")
+            await errors.response(error, path=scope["path"])(scope, receive, send)
+
+
 class Observed:
     """ASGI middleware: request ids, the log, and how many requests ended with which status.
 
     A client's own ``x-request-id`` is kept where it is printable and short; each response has one. ``counts`` is by
-    method, route and status, in which routes are patterns, so that clients cannot make up new ones.
+    method, route and status, in which routes are patterns, and methods known ones, so that clients cannot make up more.
     """
 
     def __init__(self, app: ASGIApp, counts: Counter[tuple[str, str, int]]) -> None:
@@ -80,10 +105,11 @@ class Observed:
         try:
             await self.app(scope, receive, send_with_id)
         finally:
+            method = scope["method"] if scope["method"] in METHODS else "other"
             route = _route(scope)
-            self._counts[scope["method"], route, status] += 1
+            self._counts[method, route, status] += 1
             milliseconds = round(1e3 * (time.perf_counter() - started), 3)
-            told = {"request_id": request_id, "method": scope["method"], "path": route, "status": status}
+            told = {"request_id": request_id, "method": method, "path": route, "status": status}
             _log.info("request", extra={**told, "ms": milliseconds, **facts})
 
 
@@ -91,7 +117,11 @@ def _route(scope: Scope) -> str:
     """The path of a known route, as a pattern where it has parameters."""
     if "route" not in scope:
         return "none"
-    return str(scope["route"].path if scope.get("path_params") else scope["path"])
+    if not scope.get("path_params"):
+        return str(scope["path"])
+    pattern = str(scope["route"].path)  # without the prefix under which its router was included
+    version = "/v1" if scope["path"].startswith("/v1/") and not pattern.startswith("/v1/") else ""
+    return version + pattern
 
 
 class JsonLines(logging.Formatter):

@@ -5,15 +5,20 @@ Messages and tools stay as they came: `stride.chat.messages` reads them for ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stride.chat.constraints import Constraints, read_constraints
+from stride.chat.template import FUNCTIONS
 from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
-from stride.types import SamplingParams
+from stride.types import SamplingParams, sampling_params
 
+T = TypeVar("T")
+ListOf = Annotated[list[T], Field(fail_fast=True)]
+"""A list of a request: the first item that is wrong is told. A million of them must not become a million errors."""
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 MAX_CHOICES = 64
 """Answers that one request may ask for: ``n`` for each of its prompts."""
@@ -45,23 +50,27 @@ def _token_biases(value: object) -> object:
     if isinstance(value, list):
         if not all(isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is int for pair in value):
             raise ValueError("must be made of [token id, bias] pairs")
-        return {token: float("-inf") if bias is False else bias for token, bias in value}
-    if isinstance(value, dict):
+        biases = {token: float("-inf") if bias is False else bias for token, bias in value}
+    elif isinstance(value, dict):
         if not all(isinstance(token, str) and token.isascii() and token.isdigit() for token in value):
             raise ValueError("must have token ids as keys")
-        return {int(token): bias for token, bias in value.items()}
-    return value
+        biases = {int(token): bias for token, bias in value.items()}
+    else:
+        return value
+    if not all(type(bias) in (int, float) for bias in biases.values()):  # pydantic would tell of each of them
+        raise ValueError("must have numbers as biases")
+    return biases
 
 
 def _variables(value: dict[str, Any]) -> dict[str, Any]:
-    for name in ("messages", "tools", "self"):
-        if name in value:
+    for name in value:
+        if name in ("messages", "tools", "self") or name in FUNCTIONS:
             raise ValueError(f"must not replace {name}")
     return value
 
 
 TemplateVariables = Annotated[dict[str, Any], AfterValidator(_variables)]
-"""Variables for the chat template; none is the conversation itself."""
+"""Variables for the chat template; none is the conversation itself, or a function of every template."""
 STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
 PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]])
 MIXED_PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int | str] | list[str | list[int | str]])
@@ -98,6 +107,21 @@ _INSTEAD = {
 }
 
 
+def sampled(fields: Mapping[str, Any], names: Mapping[str, str]) -> SamplingParams:
+    """How to sample. Errors call fields what the client called them: ``names``, by ours.
+
+    Raises:
+        RequestError: a value out of its range.
+    """
+    try:
+        return sampling_params(fields)
+    except RequestError as error:
+        name = names.get(error.field or "")
+        if name is None:
+            raise
+        raise RequestError(str(error).replace(str(error.field), name, 1), field=name) from None
+
+
 class Streamable(Schema):
     """What dialects ask of a streamed answer that are not OpenAI's: nothing more than that it is one."""
 
@@ -115,7 +139,7 @@ class Streamable(Schema):
 class SamplingFields(Schema):
     """How to sample, in the names that OpenAI, llama-server and Ollama share."""
 
-    stop: Annotated[list[str], STRINGS, Field(max_length=256)] | None = None
+    stop: Annotated[ListOf[str], STRINGS, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
     temperature: float | None = None
     top_k: Int32 | None = None
@@ -160,13 +184,13 @@ class Request(SamplingFields):
     dry_base: float | None = None
     dry_allowed_length: Int32 | None = None
     dry_penalty_last_n: Int32 | None = None
-    dry_sequence_breakers: Annotated[list[str], Field(min_length=1, max_length=32)] | None = None
+    dry_sequence_breakers: Annotated[ListOf[str], Field(min_length=1, max_length=32)] | None = None
     xtc_probability: float | None = None
     xtc_threshold: float | None = None
     top_n_sigma: float | None = None
     dynatemp_range: float | None = None
     dynatemp_exponent: float | None = None
-    samplers: Annotated[str | list[str], Field(max_length=64)] | None = None
+    samplers: Annotated[str | ListOf[str], Field(max_length=64)] | None = None
     logit_bias: Annotated[dict[int, float], _TOKEN_BIASES] | None = None
     ignore_eos: bool | None = None
 
@@ -179,7 +203,7 @@ class Request(SamplingFields):
     adaptive_target: float | None = None
     n_indent: Int32 | None = None
     t_max_predict_ms: Int32 | None = None
-    lora: list[dict[str, Any]] | None = None
+    lora: ListOf[dict[str, Any]] | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -204,17 +228,25 @@ class Request(SamplingFields):
     def sampling_fields(self) -> dict[str, Any]:
         """How to sample, in the names of `SamplingParams`; None where the request says nothing."""
         given = {name: getattr(self, name, None) for name in SamplingParams.__dataclass_fields__}
-        given["max_tokens"] = next(
-            (n for n in (self.max_completion_tokens, self.max_tokens, self.n_predict) if n is not None), None
-        )
-        return {**given, "logprobs": self.n_logprobs}
+        return {**given, "max_tokens": getattr(self, self._limit), "logprobs": self.n_logprobs}
+
+    @property
+    def sampling_names(self) -> dict[str, str]:
+        """What the client calls fields of `SamplingParams`, by our names, where that differs."""
+        return {"max_tokens": self._limit}
+
+    @property
+    def _limit(self) -> str:
+        """Which of its names the limit of tokens has."""
+        names = ("max_completion_tokens", "max_tokens", "n_predict")
+        return next((name for name in names if getattr(self, name) is not None), "max_tokens")
 
 
 class TemplateFields(Schema):
     """The part of a chat request that makes its prompt."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[ListOf[dict[str, Any]], Field(min_length=1)]
+    tools: ListOf[dict[str, Any]] | None = None
     chat_template_kwargs: TemplateVariables | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -247,7 +279,7 @@ class ChatRequest(TemplateFields, Request):
     thinking_budget_tokens: Int32 | None = None
     thinking: dict[str, Any] | None = None
     reasoning_format: str | None = None
-    functions: list[Any] | None = None
+    functions: ListOf[Any] | None = None
     function_call: str | dict[str, Any] | None = None
 
     @property
@@ -262,7 +294,7 @@ class CompletionRequest(Request):
 
     UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {**Request.UNSUPPORTED, "suffix": ("",), "best_of": (1,)}
 
-    prompt: Annotated[list[str | list[int | str]], MIXED_PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[ListOf[str | ListOf[int | str]], MIXED_PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -291,9 +323,9 @@ def _check_choices(n_prompts: int, n: int) -> None:
 class NativeRequest(Request):
     """Body of ``/completion``, llama-server's own."""
 
-    prompt: Annotated[list[str | list[int | str]], MIXED_PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[ListOf[str | ListOf[int | str]], MIXED_PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     return_tokens: bool | None = None
-    response_fields: list[str] | None = None
+    response_fields: ListOf[str] | None = None
 
     @property
     def n_logprobs(self) -> int | None:
@@ -318,7 +350,7 @@ class DetokenizeRequest(Schema):
     """Body of ``/detokenize``."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: ListOf[int]
 
 
 class TemplateRequest(TemplateFields):
@@ -342,7 +374,7 @@ def read(schema: type[AnyRequest], value: object) -> AnyRequest:
     try:
         request = schema.model_validate(value)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, value) from None
     request.check_supported()
     return request
 

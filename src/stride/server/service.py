@@ -20,7 +20,8 @@ from stride.server import errors
 from stride.server.guard import KEY
 from stride.server.limits import USAGE
 from stride.server.models import Models
-from stride.types import SamplingParams, sampling_params
+from stride.server.schema import sampled
+from stride.types import SamplingParams
 
 HELD = "stride.held"
 """Key of a request's scope: the stack of what is let go of once its response has been sent."""
@@ -72,6 +73,9 @@ class Asked(Protocol):
     def sampling_fields(self) -> Mapping[str, Any]: ...
 
     @property
+    def sampling_names(self) -> Mapping[str, str]: ...
+
+    @property
     def constraints(self) -> Constraints: ...
 
 
@@ -106,7 +110,7 @@ class Service:
             RequestError: a value out of its range.
         """
         said = {name: value for name, value in asked.sampling_fields.items() if value is not None}
-        return sampling_params({**self.settings.sampling, **said})
+        return sampled({**self.settings.sampling, **said}, asked.sampling_names)
 
     def constraints(self, asked: Asked) -> Constraints:
         """What the answer must be; of the request's budget of reasoning and the server's the smaller one counts.

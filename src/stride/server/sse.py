@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,40 @@ from stride.server.observe import SEND
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
+_LINE_ENDS = tuple((char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029")
+"""Characters that may stand as they are in JSON, but at which clients such as httpx end a line, and their escapes."""
+_WHITE_SPACE = {ord(char): " " for char in "\t\n\r"}
+_PLACE = secrets.token_hex(16)
+"""Stands for a `JsonText` while the rest is encoded; nobody can know it."""
+
+
+class JsonText:
+    """A value that is JSON already, and goes out as it was written: no number loses digits, or is too large."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
 
 def to_json(value: object) -> bytes:
-    """Compact JSON in UTF-8; a number that JSON has not is null, as llama-server's is."""
-    return _to_json(value, inf_nan_mode="null")
+    """Compact JSON in UTF-8, on one line for whatever reads lines.
+
+    A number that JSON has not is null, as llama-server's is.
+    """
+    texts: list[bytes] = []
+
+    def leave_place(item: object) -> str:
+        if not isinstance(item, JsonText):
+            raise TypeError(f"{type(item).__name__} has no JSON")
+        texts.append(item.text.translate(_WHITE_SPACE).encode())
+        return _PLACE
+
+    data = _to_json(value, inf_nan_mode="null", fallback=leave_place)
+    if texts:
+        first, *rest = data.split(f'"{_PLACE}"'.encode())
+        data = first + b"".join(part for pair in zip(texts, rest, strict=True) for part in pair)
+    for char, escape in _LINE_ENDS:
+        data = data.replace(char, escape)
+    return data
 
 
 def with_list(head: dict[str, Any], name: str, items: Iterable[object]) -> bytes:

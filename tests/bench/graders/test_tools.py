@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stride.bench.client import Answer
 from stride.bench.graders.arguments import place, same, text
 from stride.bench.graders.tools import Wanted, grade_calls, judge_calls, read_turn
-from stride.bench.tasks import TOOL_CALLS
+from stride.bench.tasks import TOOL_CALLS, grade_tools
 from stride.types import ToolCall
 
 
@@ -24,7 +24,7 @@ TIP = call("calculate", {"expression": "84.50 * 0.15"})
 
 
 def grade(*calls: ToolCall, **fields: str):
-    found = TOOL_CALLS.grade(Answer(tool_calls=calls, **fields))
+    found = grade_tools(Answer(tool_calls=calls, **fields))
     assert found is not None
     return found
 

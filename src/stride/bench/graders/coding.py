@@ -7,6 +7,7 @@ from functools import cached_property
 
 from stride.bench.client import Answer
 from stride.bench.graders import Check, Grade, Outcome
+from stride.bench.graders.behaviour import ESSENTIAL
 from stride.bench.graders.environment import packages
 from stride.bench.graders.project import Project, read_project
 from stride.bench.graders.running import Workshop
@@ -57,7 +58,8 @@ def _read(project: Project) -> list[Check]:
 def _grade(checks: list[Check], *, ran: bool) -> Grade:
     share = sum(check.weight for check in checks if check.passed) / sum(check.weight for check in checks)
     points = round(5 * share, 1)
-    outcome: Outcome = "pass" if points >= PASS else "partial" if points >= PARTIAL else "fail"
+    lacking = any(check.name in ESSENTIAL and not check.passed for check in checks)
+    outcome: Outcome = "pass" if points >= PASS and not lacking else "partial" if points >= PARTIAL else "fail"
     counted = [check for check in checks if check.weight]
     said = f"{points:.1f} of 5, {sum(check.passed for check in counted)} of {len(counted)} checks"
     return Grade(outcome, said if ran else f"{said}, not run", tuple(checks), points)

@@ -19,6 +19,7 @@ from stride.bench.sandbox import Limits, NotServingError, Running, Sandbox, work
 from stride.bench.sandbox.launch import PYTHON
 
 SOCKET = "app.sock"
+CLOSE = {"Connection": "close"}
 START_SECONDS = 15.0
 LIMITS = Limits(seconds=60.0)
 FAULT = re.compile(
@@ -90,8 +91,11 @@ class Workshop:
                 address = running.address(SOCKET, START_SECONDS)
             except NotServingError as error:
                 raise NotServingError(_last_words(error, running.output)) from error
+            # A connection for each request: what one of them broke is not the next one's fault.
             transport = httpx.HTTPTransport(uds=address)
-            with httpx.Client(transport=transport, base_url="http://app", timeout=10, follow_redirects=True) as http:
+            with httpx.Client(
+                transport=transport, base_url="http://app", timeout=10, follow_redirects=True, headers=CLOSE
+            ) as http:
                 try:
                     yield http, running
                 except httpx.HTTPError as error:
@@ -119,6 +123,7 @@ def _log_check(log: str) -> Check:
 
 
 def _last_words(error: Exception, log: str) -> str:
-    """Why there was nothing to use, with the last line of the log where there is one."""
-    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("INFO:")]
-    return f"{error}" + (f": {lines[-1]}" if lines and lines[-1] not in str(error) else "")
+    """Why there was nothing to use, with the error that the log ends in, if it ends in one."""
+    lines = [line.strip() for line in log.splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    return f"{error}: {errors[-1]}" if errors and errors[-1] not in str(error) else str(error)

@@ -1,4 +1,4 @@
-"""Values of tool arguments: from the text a model wrote to JSON text, as the tool's JSON schema says.
+"""Values of tool arguments: from the text that a model wrote to JSON text, as the tool's JSON schema says.
 
 Numbers are copied as text and never pass through float or a fixed-width integer, so they keep all their digits.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, Protocol
+from enum import Enum, auto
 
-from stride.types import JsonSchema
+from stride.chat.parsers.parameter import ANYTHING, CONTAINERS, INTEGER, NUMBER, NUMBERS, WORDS, Parameter
+from stride.chat.parsers.partial_json import PartialJson
 
-_ANY = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
-_INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_WORDS = {"boolean": {"true": "true", "false": "false"}, "null": {"null": "null", "none": "null"}}
+_INTEGER, _NUMBER = re.compile(INTEGER), re.compile(NUMBER)
+_LOOSE_INTEGER = re.compile(r"([+-]?)0*([0-9]+)(?:\.0*)?")
+_BEGINS_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)?")
+_BEGINS_NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]*)?)?")
+_SPELLINGS = {spelling: word for word, spellings in WORDS.items() for spelling in spellings.split("|")}
 
 
 def escape(text: str) -> str:
@@ -24,50 +25,12 @@ def escape(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def json_types(schema: object, root: JsonSchema, depth: int = 0) -> frozenset[str]:
-    """The JSON types that ``schema`` admits; all of them where it does not say.
-
-    Follows anyOf, oneOf, allOf, enum, const and references into ``root``, to a bounded depth.
-    """
-    if not isinstance(schema, Mapping) or depth > 16:
-        return _ANY
-    declared = schema.get("type")
-    if isinstance(declared, str):
-        return frozenset({declared}) & _ANY or _ANY
-    if isinstance(declared, list):
-        return frozenset(item for item in declared if isinstance(item, str)) & _ANY or _ANY
-    if "const" in schema:
-        return frozenset({_type_of(schema["const"])})
-    if isinstance(schema.get("enum"), list):
-        return frozenset(map(_type_of, schema["enum"])) or _ANY
-    for name in ("anyOf", "oneOf"):
-        if isinstance(schema.get(name), list):
-            return frozenset().union(*(json_types(option, root, depth + 1) for option in schema[name])) or _ANY
-    if isinstance(schema.get("allOf"), list):
-        return _ANY.intersection(*(json_types(part, root, depth + 1) for part in schema["allOf"])) or _ANY
-    if isinstance(schema.get("$ref"), str) and schema["$ref"].startswith("#/"):
-        return json_types(_resolve(schema["$ref"], root), root, depth + 1)
-    return _ANY
-
-
-def to_json(text: str, types: frozenset[str]) -> str:
-    """JSON text of the value that ``text`` spells, of one of ``types`` if it can be; otherwise it stays a string."""
-    stripped = text.strip()
-    if "integer" in types and (found := _INTEGER.fullmatch(stripped)):
-        sign, digits = found.groups()
-        return digits if sign != "-" or digits == "0" else f"-{digits}"
-    if "number" in types and _NUMBER.fullmatch(stripped):
-        return stripped
-    for name, words in _WORDS.items():
-        if name in types and stripped.lower() in words:
-            return words[stripped.lower()]
-    opening = {"[": "array", "{": "object"}.get(stripped[:1])
-    if opening in types and (container := _container(stripped)):
-        return container
-    if "string" in types and types != _ANY:
-        return json.dumps(text, ensure_ascii=False)
-    if types == _ANY and stripped[:1] == '"' and is_json(stripped):
-        return stripped
+def to_json(text: str, parameter: Parameter) -> str:
+    """JSON text of the value that a whole text spells; a string where it spells no other one that may be."""
+    if parameter.others and text not in (parameter.choices or ()):
+        found = _other(text, parameter) if parameter.strings else _loose_other(text.strip(), parameter)
+        if found is not None:
+            return found
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -79,47 +42,114 @@ def is_json(text: str) -> bool:
     return True
 
 
-class ValueEncoder(Protocol):
-    """Turns the pieces of one value into pieces of JSON text."""
+class _Reading(Enum):
+    """What the beginning of a text tells."""
 
-    def push(self, text: str) -> str: ...
+    STRING = auto()
+    JSON = auto()  # in its final form
+    WHOLE = auto()  # that the whole has to be seen
+    OPEN = auto()  # nothing yet
 
-    def finish(self) -> str: ...
 
+class ValueEncoder:
+    """Turns the pieces of one value into pieces of JSON text, as soon as they tell what they are.
 
-class StringEncoder:
-    """Escapes each piece as it comes."""
+    ``exact``: a grammar keeps the text to what the parameter may be.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, parameter: Parameter, exact: bool) -> None:
+        self._parameter = parameter
+        self._exact = exact
+        self._pieces: list[str] = []  # what has not been told
+        self._json = PartialJson()
+        self._reading = _reading("", parameter, exact)
         self._opened = False
 
+    @property
+    def is_string(self) -> bool:
+        return self._reading is _Reading.STRING
+
     def push(self, text: str) -> str:
+        self._pieces.append(text)
+        if self._reading is _Reading.OPEN:
+            self._pieces = ["".join(self._pieces)]
+            self._reading = _reading(self._pieces[0], self._parameter, self._exact)
+        return self._certain()
+
+    def finish(self) -> str:
+        """The rest of a value that is whole."""
+        match self._reading:
+            case _Reading.STRING:
+                return self._certain() + '"'
+            case _Reading.JSON:
+                return self._certain() + self._json.rest()
+        return to_json("".join(self._pieces), self._parameter)
+
+    def cut(self) -> str:
+        """What closes a value that is not whole; nothing if nothing can be made of it."""
+        match self._reading:
+            case _Reading.STRING:
+                return self.finish()
+            case _Reading.JSON:
+                return self._json.closing() or ""
+        return ""
+
+    def _certain(self) -> str:
+        if self._reading not in (_Reading.STRING, _Reading.JSON):
+            return ""
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        if self._reading is _Reading.JSON:
+            return self._json.push(text)[0]
         quote = "" if self._opened else '"'
         self._opened = True
         return quote + escape(text)
 
-    def finish(self) -> str:
-        return '"' if self._opened else '""'
+
+def _reading(begun: str, parameter: Parameter, exact: bool) -> _Reading:
+    """What ``to_json`` will make of any text that begins like this."""
+    in_full = _Reading.JSON if exact and not parameter.is_free else _Reading.WHOLE
+    if not parameter.others:
+        return _Reading.STRING
+    if not parameter.strings:
+        return in_full
+    if parameter.choices is not None:
+        return _Reading.OPEN if any(choice.startswith(begun) for choice in parameter.choices) else in_full
+    if not begun:
+        return _Reading.OPEN
+    if CONTAINERS.get(begun[:1]) in parameter.others:
+        return in_full
+    if parameter == ANYTHING and begun[:1] == '"':
+        return _Reading.WHOLE
+    may_be_word = any(_SPELLINGS[each] in parameter.others for each in _SPELLINGS if each.startswith(begun.lower()))
+    if may_be_word or (parameter.others & NUMBERS and _number(parameter, _BEGINS_INTEGER, _BEGINS_NUMBER, begun)):
+        return _Reading.OPEN
+    return _Reading.STRING
 
 
-class TypedEncoder:
-    """Waits for the whole value."""
-
-    def __init__(self, types: frozenset[str]) -> None:
-        self._types = types
-        self._pieces: list[str] = []
-
-    def push(self, text: str) -> str:
-        self._pieces.append(text)
-        return ""
-
-    def finish(self) -> str:
-        return to_json("".join(self._pieces), self._types)
+def _other(text: str, parameter: Parameter) -> str | None:
+    """What is no string, as JSON writes it or one of Python's words."""
+    others = parameter.others
+    if others & NUMBERS and _number(parameter, _INTEGER, _NUMBER, text):
+        return text
+    if (word := _SPELLINGS.get(text.lower())) in others:
+        return word
+    if CONTAINERS.get(text[:1]) in others:
+        return _container(text)
+    return text if parameter == ANYTHING and text[:1] == '"' and is_json(text) else None
 
 
-def value_encoder(schema: object, root: JsonSchema) -> ValueEncoder:
-    types = json_types(schema, root)
-    return StringEncoder() if types == {"string"} else TypedEncoder(types)
+def _loose_other(text: str, parameter: Parameter) -> str | None:
+    """What is no string because nothing here can be one."""
+    integer = _LOOSE_INTEGER.fullmatch(text) if parameter.others & NUMBERS else None
+    if integer is None or (_NUMBER.fullmatch(text) and "number" in parameter.others):
+        return _other(text, parameter)
+    sign, digits = integer.groups()
+    return digits if sign != "-" or digits == "0" else f"-{digits}"
+
+
+def _number(parameter: Parameter, integer: re.Pattern[str], number: re.Pattern[str], text: str) -> bool:
+    return bool((number if "number" in parameter.others else integer).fullmatch(text))
 
 
 def _container(text: str) -> str | None:
@@ -134,30 +164,3 @@ def _container(text: str) -> str | None:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _type_of(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case _:
-            return "object"
-
-
-def _resolve(reference: str, root: JsonSchema) -> object:
-    target: object = root
-    for part in reference[2:].split("/"):
-        if not isinstance(target, Mapping):
-            return None
-        target = target.get(part.replace("~1", "/").replace("~0", "~"))
-    return target

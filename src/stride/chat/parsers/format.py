@@ -44,7 +44,7 @@ class Calls:
     def __init__(self, tools: Sequence[Tool], new_id: Callable[[], str]) -> None:
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self._new_id = new_id
-        self._count = 0
+        self.count = 0
         self.exact = False  # a grammar keeps the text to what it allows: tags mean what they mean there
         self.known_only = False  # where a call is unlikely (inside reasoning), only known names make one
 
@@ -64,12 +64,12 @@ class Calls:
         return self._tools[name].parameters if name in self._tools else {}
 
     def start(self, name: str) -> ToolCallStart:
-        self._count += 1
-        return ToolCallStart(self._count - 1, self._new_id(), name)
+        self.count += 1
+        return ToolCallStart(self.count - 1, self._new_id(), name)
 
     def arguments(self, text: str) -> ToolCallDelta:
         """A piece of the arguments of the call that started last."""
-        return ToolCallDelta(self._count - 1, text)
+        return ToolCallDelta(self.count - 1, text)
 
 
 @dataclass(frozen=True, slots=True)

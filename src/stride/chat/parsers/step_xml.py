@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stride.chat.parsers.arguments import value_encoder
+from stride.chat.parsers.arguments import ValueEncoder
 from stride.chat.parsers.format import Calls, CallShape, Outcome, ToolFormat
+from stride.chat.parsers.parameter import ANYTHING, Parameter, object_schema, read_parameter
 from stride.chat.parsers.source import Parse, Source, Wait
-from stride.types import JsonSchema
 
 _LONGEST_NAME = 128
-_NAME = re.compile(r"""\s*(?:name\s*=\s*)?["']?(\w[^\s"'<>]*)["']?\s*""")
+_NAME = re.compile(r"""\s*(?:name\s*=\s*(?=["']))?["']?([^\s"'<>](?:[^"'<>]*[^\s"'<>])?)["']?\s*""")
+_ATTRIBUTE = re.compile(r"\s*name\s*=")
 _FUNCTION = ("<function=", "<function ")
 _PARAMETER = ("<parameter=", "<parameter ")
 VALUE_END = "\n</parameter>\n"
@@ -26,17 +28,27 @@ _CLOSERS = ("</parameter>", "</function>", "</tool_call>")
 
 @dataclass(slots=True)
 class _Call:
-    """One call being read. ``wrapped``: it began with ``<tool_call>``."""
+    """One call being read.
+
+    ``wrapped``: it began with ``<tool_call>``. ``seen``: its parameters so far, ``n_told`` of them with a value.
+    """
 
     calls: Calls
-    schema: JsonSchema
+    name: str
     wrapped: bool
     seen: set[str] = field(default_factory=set)
+    n_told: int = 0
 
-    @property
-    def properties(self) -> dict[str, object]:
-        properties = self.schema.get("properties")
-        return dict(properties) if isinstance(properties, dict) else {}
+    def parameter(self, key: str) -> Parameter:
+        """What the parameter may be; anything where its schema cannot be read."""
+        try:
+            return read_parameter(object_schema(self.calls.parameters(self.name)), key)
+        except (ValueError, RecursionError):
+            return ANYTHING
+
+    def declares(self, key: str) -> bool:
+        properties = self.calls.parameters(self.name).get("properties")
+        return isinstance(properties, Mapping) and key in properties
 
 
 def parse_call(source: Source, calls: Calls) -> Parse[Outcome]:
@@ -47,12 +59,12 @@ def parse_call(source: Source, calls: Calls) -> Parse[Outcome]:
         offset = yield from source.skip_space(len("<tool_call>"))
     outcome = Outcome.TEXT
     while True:
-        name, offset = yield from _tag(source, offset, _FUNCTION)
+        name, offset = yield from _tag(source, offset, _FUNCTION, calls.exact)
         if name is None or not calls.accepts(name) or not (wrapped or calls.knows(name)):
             return outcome
         source.take(offset)
         yield calls.start(name)
-        outcome = yield from _function_body(source, _Call(calls, calls.parameters(name), wrapped))
+        outcome = yield from _function_body(source, _Call(calls, name, wrapped))
         if not wrapped or outcome is Outcome.OPEN:
             return outcome
         outcome = Outcome.OPEN
@@ -66,7 +78,7 @@ def _function_body(source: Source, call: _Call) -> Parse[Outcome]:
     """Everything after ``<function=NAME>``, up to and with ``</function>``."""
     while True:
         offset = yield from source.skip_space(0)
-        key, end = yield from _tag(source, offset, _PARAMETER)
+        key, end = yield from _tag(source, offset, _PARAMETER, call.calls.exact)
         if key is not None:
             source.take(end)
             yield from _parameter(source, call, key)
@@ -77,17 +89,28 @@ def _function_body(source: Source, call: _Call) -> Parse[Outcome]:
             continue
         if closer == "</function>":
             source.take(offset + len(closer))
-        yield call.calls.arguments("}" if call.seen else "{}")
+        yield call.calls.arguments("}" if call.n_told else "{}")
         return Outcome.OPEN if closer is None else Outcome.CLOSED
 
 
 def _parameter(source: Source, call: _Call, key: str) -> Parse[None]:
-    """The value after ``<parameter=KEY>``, with ``</parameter>``. Of a repeated key, the first value counts."""
+    """The value after ``<parameter=KEY>``, with ``</parameter>``.
+
+    Of a repeated key, the first value counts. A value that is cut off is left out, unless a part of it is a value.
+    """
     repeated = key in call.seen
-    encoder = value_encoder(call.properties.get(key), call.schema)
-    if not repeated:
-        yield call.calls.arguments(f"{', ' if call.seen else '{'}{json.dumps(key, ensure_ascii=False)}: ")
-        call.seen.add(key)
+    call.seen.add(key)
+    encoder = ValueEncoder(call.parameter(key), call.calls.exact)
+    opening = f"{', ' if call.n_told else '{'}{json.dumps(key, ensure_ascii=False)}: "
+
+    def told(piece: str) -> Parse[None]:
+        nonlocal opening
+        if not repeated and (piece or (opening and encoder.is_string)):
+            call.n_told += opening != ""
+            yield call.calls.arguments(opening + piece)
+            opening = ""
+
+    yield from told("")
     if (newline := (yield from source.literal(0, ("\r\n", "\n")))) is not None:
         source.take(len(newline))
     while True:
@@ -97,18 +120,19 @@ def _parameter(source: Source, call: _Call, key: str) -> Parse[None]:
             if length is not None:
                 break
             text = source.take(1)
-        if not repeated and (piece := encoder.push(text)):
-            yield call.calls.arguments(piece)
+        yield from told(encoder.push(text))
+    is_cut = (yield from source.ended(length)) and "</parameter>" not in source.peek(length)
     source.take(length)
-    if not repeated:
-        yield call.calls.arguments(encoder.finish())
+    yield from told(encoder.cut() if is_cut else encoder.finish())
 
 
 def _end_of_value(source: Source, call: _Call) -> Wait[int | None]:
     """How many characters end the value here (a newline, ``</parameter>``, or nothing); None if it goes on."""
-    if call.calls.exact and not (yield from source.ended()):
-        end = yield from source.literal(0, (VALUE_END,))
-        return None if end is None else len(end)
+    if call.calls.exact:
+        if (yield from source.literal(0, (VALUE_END,))) is not None:
+            return len(VALUE_END)
+        rest = source.peek(len(VALUE_END))  # the beginning of it, if the text ends here
+        return len(rest) if VALUE_END.startswith(rest) else None
     newline = yield from source.literal(0, ("\r\n", "\n"))
     offset = len(newline or "")
     if (yield from source.ended(offset)):
@@ -134,26 +158,31 @@ def _end_of_value(source: Source, call: _Call) -> Wait[int | None]:
             fits = name is not None and call.calls.knows(name)
         case "<parameter=" | "<parameter ":
             key, _ = yield from _tag(source, offset, _PARAMETER)
-            fits = key in call.properties and key not in call.seen
+            fits = key is not None and call.declares(key) and key not in call.seen
         case _:
             name, _ = yield from _tag(source, offset, _FUNCTION)
             fits = name is not None and call.calls.knows(name)
     return offset if fits else None
 
 
-def _tag(source: Source, offset: int, openings: tuple[str, ...]) -> Wait[tuple[str | None, int]]:
-    """The name in the tag at ``offset`` and the offset after it; None if there is no such tag."""
+def _tag(source: Source, offset: int, openings: tuple[str, ...], exact: bool = False) -> Wait[tuple[str | None, int]]:
+    """The name in the tag at ``offset`` and the offset after it; None if there is no such tag.
+
+    ``exact``: all that stands there is the name.
+    """
     opening = yield from source.literal(offset, openings)
     if opening is None:
         return None, offset
     inner = ""
     end = offset + len(opening)
     while (char := (yield from source.char(end))) != ">":
-        if char in ("", "<", "\n") or len(inner) > _LONGEST_NAME:
+        if char in ("", "<", "\n") or (len(inner) > _LONGEST_NAME and not exact):
             return None, offset
         inner += char
         end += 1
-    found = _NAME.fullmatch(inner)
+    if exact:
+        return inner, end + 1
+    found = _NAME.fullmatch(_ATTRIBUTE.sub("", inner) if opening.endswith(" ") else inner)
     return (found[1], end + 1) if found else (None, offset)
 
 

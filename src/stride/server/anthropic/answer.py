@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from stride.server import errors, sse
@@ -90,7 +89,7 @@ class MessagesAnswer:
                     blocks[-1]["input"] += arguments
         for block in blocks:
             if block["type"] == "tool_use":
-                block["input"] = json.loads(block["input"] or "{}")
+                block["input"] = sse.JsonText(block["input"] or "{}")
         reason = self._reason(completion.finish_reason, completion.stop, completion.usage)
         return self._message(blocks, reason, completion.stop, completion.usage)
 

@@ -9,13 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice, read_constraints
-from stride.errors import RequestError, UnsupportedError
-from stride.server.schema import Int32, Schema, Streamable, TemplateVariables
+from stride.errors import RequestError, UnsupportedError, shown
+from stride.server.schema import Int32, ListOf, Schema, Streamable, TemplateVariables
 from stride.types import Message, Tool
 from stride.types import ToolCall as Call
 
 Block = dict[str, Any]
-Content = str | list[Block]
+Content = str | ListOf[Block]
 
 
 class MessagesTurn(Schema):
@@ -49,14 +49,14 @@ class MessagesPrompt(Streamable):
     UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {"mcp_servers": ([],)}
 
     model: str | None = None
-    messages: Annotated[list[MessagesTurn], Field(min_length=1)]
+    messages: Annotated[ListOf[MessagesTurn], Field(min_length=1)]
     system: Content | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: MessagesToolChoice | None = None
     thinking: dict[str, Any] | None = None
     output_config: MessagesOutputConfig | None = None
     output_format: MessagesOutputFormat | None = None
-    mcp_servers: list[Any] | None = None
+    mcp_servers: ListOf[Any] | None = None
     chat_template_kwargs: TemplateVariables | None = None
 
     @property
@@ -139,13 +139,18 @@ class MessagesRequest(MessagesPrompt):
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_k: Annotated[Int32, Field(ge=0)] | None = None
     top_p: float | None = None
-    stop_sequences: Annotated[list[str], Field(max_length=256)] | None = None
+    stop_sequences: Annotated[ListOf[str], Field(max_length=256)] | None = None
 
     @property
     def sampling_fields(self) -> dict[str, Any]:
         """How to sample, in the names of `SamplingParams`; None where the request says nothing."""
         given = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
         return {**given, "stop": self.stop_sequences}
+
+    @property
+    def sampling_names(self) -> dict[str, str]:
+        """What the client calls fields of `SamplingParams`, by our names, where that differs."""
+        return {"stop": "stop_sequences"}
 
 
 def _user(content: Content, names: dict[str, str]) -> Iterator[Message]:
@@ -204,7 +209,7 @@ def _text(block: Block, field: str) -> str:
     kind = block.get("type")
     if kind != "text":
         raise RequestError(
-            f"{field}: a content block of type {kind!r} cannot be read here: this model takes text", field=field
+            f"{field}: a content block of type {shown(kind)} cannot be read here: this model takes text", field=field
         )
     text = block.get("text")
     if not isinstance(text, str):
@@ -223,7 +228,7 @@ def _tool(value: dict[str, Any]) -> Tool:
     kind = value.get("type") or "custom"
     if kind != "custom":
         raise UnsupportedError(
-            f"tools: {kind!r} is a tool of Anthropic's; this server knows those of clients", field="tools"
+            f"tools: {shown(kind)} is a tool of Anthropic's; this server knows those of clients", field="tools"
         )
     name, schema, description = value.get("name"), value.get("input_schema"), value.get("description") or ""
     if not isinstance(name, str) or not name or not isinstance(schema, dict) or not isinstance(description, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -137,4 +136,4 @@ class OllamaAnswer:
 
 
 def _call(index: int, call_id: str, name: str, arguments: str) -> dict[str, Any]:
-    return {"id": call_id, "function": {"index": index, "name": name, "arguments": json.loads(arguments or "{}")}}
+    return {"id": call_id, "function": {"index": index, "name": name, "arguments": sse.JsonText(arguments or "{}")}}

@@ -9,7 +9,16 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from stride.chat.constraints import Constraints, TextFormat
 from stride.errors import RequestError
-from stride.server.schema import MAX_N_PROBS, MAX_TEXTS, STRINGS, Int32, SamplingFields, Schema, Streamable
+from stride.server.schema import (
+    MAX_N_PROBS,
+    MAX_TEXTS,
+    STRINGS,
+    Int32,
+    ListOf,
+    SamplingFields,
+    Schema,
+    Streamable,
+)
 
 _NO_TIME = re.compile(r"0+(\.0+)?(ns|us|µs|ms|s|m|h)?")
 
@@ -47,6 +56,11 @@ class OllamaRequest(Streamable):
         return given
 
     @property
+    def sampling_names(self) -> dict[str, str]:
+        """What the client calls fields of `SamplingParams`, by our names, where that differs."""
+        return {**{name: f"options.{name}" for name in OllamaOptions.model_fields}, "max_tokens": "options.num_predict"}
+
+    @property
     def constraints(self) -> Constraints:
         """What the answer must be."""
         effort = self.think if isinstance(self.think, str) else "none" if self.think is False else None
@@ -79,8 +93,8 @@ class OllamaMessage(Schema):
     role: str
     content: str | None = None
     thinking: str | None = None
-    images: list[Any] | None = None
-    tool_calls: list[OllamaCall] | None = None
+    images: ListOf[Any] | None = None
+    tool_calls: ListOf[OllamaCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -88,8 +102,8 @@ class OllamaMessage(Schema):
 class OllamaChatRequest(OllamaRequest):
     """Body of ``/api/chat``. Without messages it loads the model."""
 
-    messages: list[OllamaMessage] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: ListOf[OllamaMessage] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -138,10 +152,10 @@ class OllamaGenerateRequest(OllamaRequest):
     prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
-    images: list[Any] | None = None
+    images: ListOf[Any] | None = None
     suffix: str | None = None
     template: str | None = None
-    context: list[int] | None = None
+    context: ListOf[int] | None = None
 
     def check_supported(self) -> None:
         """Refuse what would otherwise be ignored in silence.
@@ -166,7 +180,7 @@ class OllamaEmbedRequest(Schema):
     """
 
     model: str | None = None
-    input: Annotated[list[str], STRINGS, Field(max_length=MAX_TEXTS)] | None = None
+    input: Annotated[ListOf[str], STRINGS, Field(max_length=MAX_TEXTS)] | None = None
     truncate: bool | None = None
     dimensions: Int32 | None = None
     options: dict[str, Any] | None = None

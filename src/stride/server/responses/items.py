@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from stride.errors import RequestError
+from stride.errors import RequestError, shown
 from stride.types import Message, ToolCall
 
 Item = dict[str, Any]
@@ -63,11 +63,11 @@ def _message(kind: str, item: Item, names: dict[str, str]) -> Message:
         call_id = _string(item, "call_id")
         return Message("tool", _texts(item.get("output")), tool_call_id=call_id, name=names.get(call_id))
     if kind != "message":
-        raise RequestError(f"input: an item of type {kind!r} cannot be read here", field="input")
+        raise RequestError(f"input: an item of type {shown(kind)} cannot be read here", field="input")
     role = item.get("role")
     if role not in ROLES:
         raise RequestError(
-            f"input: the role of a message is {role!r}, but must be one of {', '.join(ROLES)}", field="input"
+            f"input: the role of a message is {shown(role)}, but must be one of {', '.join(ROLES)}", field="input"
         )
     return Message(role, _texts(item.get("content")))
 
@@ -83,10 +83,12 @@ def _texts(content: object) -> str:
 def _text(part: object) -> str:
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     if not isinstance(part, dict) or kind not in (*TEXTS, "refusal"):
-        raise RequestError(f"input: content of type {kind!r} cannot be read here: this model takes text", field="input")
+        raise RequestError(
+            f"input: content of type {shown(kind)} cannot be read here: this model takes text", field="input"
+        )
     text = part.get("refusal" if kind == "refusal" else "text")
     if not isinstance(text, str):
-        raise RequestError(f"input: content of type {kind!r} must have its text", field="input")
+        raise RequestError(f"input: content of type {shown(kind)} must have its text", field="input")
     return text
 
 

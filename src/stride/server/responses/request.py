@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice
-from stride.errors import RequestError, UnsupportedError
+from stride.errors import RequestError, UnsupportedError, shown
 from stride.server.responses.items import Item
-from stride.server.schema import MAX_N_PROBS, Int32, Schema, Streamable, TemplateVariables
+from stride.server.schema import MAX_N_PROBS, Int32, ListOf, Schema, Streamable, TemplateVariables
 from stride.types import Tool
 
 LOGPROBS = "message.output_text.logprobs"
@@ -47,7 +47,7 @@ class ResponsesAllowedTools(Schema):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[ResponsesFunction]
+    tools: ListOf[ResponsesFunction]
 
 
 class ResponsesRequest(Streamable):
@@ -61,14 +61,14 @@ class ResponsesRequest(Streamable):
     }
 
     model: str | None = None
-    input: Annotated[str | list[dict[str, Any]], Field(min_length=1)]
+    input: Annotated[str | ListOf[dict[str, Any]], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
 
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto", "required"] | ResponsesFunction | ResponsesAllowedTools | None = None
     parallel_tool_calls: bool | None = None
     text: ResponsesText | None = None
@@ -78,7 +78,7 @@ class ResponsesRequest(Streamable):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_N_PROBS)] | None = None
-    include: list[str] | None = None
+    include: ListOf[str] | None = None
     truncation: Literal["auto", "disabled"] | None = None
 
     background: bool | None = None
@@ -104,7 +104,9 @@ class ResponsesRequest(Streamable):
             return tools
         allowed = {tool.name for tool in self.tool_choice.tools}
         if missing := allowed - {tool.name for tool in tools}:
-            raise RequestError(f"tool_choice allows {min(missing)!r}, which is none of the tools", field="tool_choice")
+            raise RequestError(
+                f"tool_choice allows {shown(min(missing))}, which is none of the tools", field="tool_choice"
+            )
         return [tool for tool in tools if tool.name in allowed]
 
     @property
@@ -132,6 +134,11 @@ class ResponsesRequest(Streamable):
             "logprobs": (self.top_logprobs or 0) if wants_logprobs else None,
         }
 
+    @property
+    def sampling_names(self) -> dict[str, str]:
+        """What the client calls fields of `SamplingParams`, by our names, where that differs."""
+        return {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
+
     def _tool_choice(self) -> ToolChoice:
         match self.tool_choice:
             case None:
@@ -157,12 +164,14 @@ class ResponsesRequest(Streamable):
 def _tool(value: dict[str, Any]) -> Tool:
     kind = value.get("type")
     if kind != "function":
-        raise UnsupportedError(f"tools: {kind!r} is a tool of OpenAI's; this server knows functions", field="tools")
+        raise UnsupportedError(
+            f"tools: {shown(kind)} is a tool of OpenAI's; this server knows functions", field="tools"
+        )
     name, description, parameters = value.get("name"), value.get("description") or "", value.get("parameters") or {}
     if not isinstance(name, str) or not name:
         raise RequestError("each of tools must be a function with a name", field="tools")
     if not isinstance(description, str) or not isinstance(parameters, dict):
         raise RequestError(
-            f"tools: {name!r} must have a text as description, a JSON schema as parameters", field="tools"
+            f"tools: {shown(name)} must have a text as description, a JSON schema as parameters", field="tools"
         )
     return Tool(name, description, parameters) if parameters else Tool(name, description)
