@@ -38,9 +38,7 @@ def command() -> Iterator[Callable[..., list[str]]]:
     """Makes command lines of Python code. Afterwards, nothing that was started with one may be left."""
     mark = secrets.token_hex(16)
     yield lambda code, *arguments: [*PYTHON, textwrap.dedent(code), *map(str, arguments), mark]
-    left = [
-        process.info for process in psutil.process_iter(["pid", "cmdline"]) if mark in (process.info["cmdline"] or ())
-    ]
+    left = [each for each in psutil.process_iter(["cmdline"]) if mark in (each.info["cmdline"] or ())]
     assert not left
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -34,6 +35,12 @@ def test_a_later_process_of_the_same_number_is_another():
     assert leader is not None
     stranger = processes.Process(leader.pid, leader.parent, leader.session, leader.started - 1, 1, 0)
     assert processes.descendants(stranger) == []
+    first = processes.find(leader.session)
+    assert first is not None
+    assert leader in [
+        dataclasses.replace(each, resident_bytes=leader.resident_bytes) for each in processes.session(first)
+    ]
+    assert processes.session(dataclasses.replace(first, started=first.started - 1)) == []
 
 
 def test_memory_beyond_what_is_enough_is_counted_exactly():

@@ -168,14 +168,19 @@ def test_who_starts_it_dies(sandbox, folder, command, tmp_path):
             print(server.address("app.sock"), flush=True)
             server.wait()
     """
-    detached = "import os, time\nif not os.fork() and not os.fork(): time.sleep(3600)\n"
+    detached = (
+        "import os, time\nif not os.fork():\n    if not os.fork(): time.sleep(3600)\n    os._exit(0)\nos.wait()\n"
+    )
     arguments = [sys.executable, "-c", textwrap.dedent(grader), *command(detached + SERVER)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, env={**os.environ}) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
-        inside = psutil.Process(process.pid).children(recursive=True)
+        everybody = psutil.process_iter(["cmdline"])
+        inside = [
+            each for each in everybody if arguments[-1] in (each.info["cmdline"] or ()) and each.pid != process.pid
+        ]
         process.kill()
-    assert inside
+    assert len(inside) >= 3  # the command, what it has detached, and the first of the sandbox
     _, alive = psutil.wait_procs(inside, timeout=5)
     assert not alive
 

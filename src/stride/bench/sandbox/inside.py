@@ -8,6 +8,7 @@ resources is Linux's.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -77,26 +78,27 @@ def main() -> None:
 
 
 def become_child() -> None:
-    """Fork. What returns is the child; the parent passes SIGTERM on, ends as the child does, and ends the whole group
-    should whoever started it die."""
+    """Fork. What returns is the child, in a session of its own. The parent passes SIGTERM on, ends the whole session
+    when the child has ended or whoever started it all has died, and then ends as the child did.
+    """
     waited_for = {signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
     child = os.fork()
     if not child:
+        os.setsid()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, waited_for)
         return
     _prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
-    while True:
+    while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         match signal.sigwait(waited_for):
-            case signal.SIGHUP:
-                os.killpg(0, signal.SIGKILL)
             case signal.SIGTERM:
                 os.kill(child, signal.SIGTERM)
-            case _:
-                ended, status = os.waitpid(child, os.WNOHANG)
-                if ended:
-                    code = os.waitstatus_to_exitcode(status)
-                    os._exit(code if code >= 0 else 128 - code)
+            case signal.SIGHUP:
+                os.kill(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # one session that nobody can leave is one group
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(status if status >= 0 else 128 - status)
 
 
 # --- prctl and capabilities ------------------------------------------------------------------------

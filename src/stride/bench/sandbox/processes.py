@@ -98,14 +98,16 @@ def descendants(leader: Process) -> list[Process]:
 
 
 def session(leader: Process) -> list[Process]:
-    """All of the session that ``leader`` began. Nobody else gets its number before it has been waited for."""
-    return [process for process in _scan() if process.session == leader.pid]
+    """All of the session that ``leader`` began."""
+    found = [process for process in _scan() if process.session == leader.pid]
+    reused = any(process.pid == leader.pid and process.started != leader.started for process in found)
+    return [] if reused else found
 
 
 NAMESPACE = Group(leader=child, members=descendants, heir=lambda leader: child(leader.pid))
 """A process namespace, whose first is a child of what was started, and which nobody gets away from."""
-SESSION = Group(leader=find, members=session, heir=lambda leader: leader)
-"""A session, where nobody may begin another one."""
+SESSION = Group(leader=lambda pid: child(pid) or find(pid), members=session, heir=lambda leader: leader)
+"""A session where nobody may begin another one; on Linux its first is a child of what was started, too."""
 
 
 def _scan() -> list[Process]:
