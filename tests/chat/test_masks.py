@@ -51,6 +51,13 @@ def test_a_format_that_cannot_be_enforced_is_not_blamed_on_the_tools(tokenizer):
     assert caught.value.field == "regex"
 
 
+@pytest.mark.parametrize(("budget", "expected"), [(100, 100), (9999, 2048)])
+def test_the_smaller_of_a_budget_and_what_an_effort_means_counts(tokenizer, budgets, budget, expected):
+    asked = Constraints(reasoning_effort="low", reasoning_budget=budget)
+    AnswerMasks(tokenizer, STEP, knows_efforts=False).answer([], asked, in_reasoning=True)
+    assert budgets == [expected]
+
+
 def compiled_texts(masks_of_model, monkeypatch):
     """The grammars that are compiled from now on."""
     texts = []

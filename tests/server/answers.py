@@ -7,7 +7,12 @@ from dataclasses import replace
 from stride.types import ContentDelta, Finish, ReasoningDelta, Timings, ToolCallDelta, ToolCallStart, Usage
 
 HELLO = [{"role": "user", "content": "Hello!"}]
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 
 FINISH = Finish("stop", Usage(7, 3, 2, 1), Timings(prompt_n=7, prompt_ms=70.0, predicted_n=3, predicted_ms=40.0))
 ANSWER = (ReasoningDelta("hm"), ReasoningDelta("m"), ContentDelta("Hel"), ContentDelta("lo"), FINISH)

@@ -182,7 +182,24 @@ def test_prompts_may_be_texts_or_tokens_one_or_many(scripted, given, prompts):
     assert [asked[0] for asked in model.asked] == prompts
 
 
-@pytest.mark.parametrize("prompt", [["a", 1], [1, "a"], [["a"]], [[[1]]], [1.5], [True], 5, None, {"a": 1}, ["a"] * 65])
+@pytest.mark.parametrize("path", ["/v1/completions", "/completion"])
+def test_texts_between_token_ids_are_of_one_prompt(demo_llm, demo, path):
+    def tokens(text):
+        return demo_llm.tokenizer.encode(text, special=True)
+
+    def said(prompt):
+        answer = demo.post(path, json={"prompt": prompt, "max_tokens": 4, "temperature": 0}).json()
+        return answer.get("usage", {}).get("prompt_tokens", answer.get("tokens_evaluated"))
+
+    assert said([5, 6, "Hello there", 7]) == 3 + len(tokens("Hello there"))
+    assert said(["Hello", 7]) == len(demo_llm.tokenize("Hello")) + 1
+    assert demo.post(path, json={"prompt": [[5, "Hello"], [6], "x"], "max_tokens": 1}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [["a", [1], 1], [1, True], [["a"]], [["a", 1], ["a"]], [[[1]]], [1.5], [True], 5, None, {"a": 1}, ["a"] * 65],
+)
 def test_what_is_no_prompt_is_refused_by_name(scripted, prompt):
     client, model = scripted()
     problem = error(client.ask("/v1/completions", prompt=prompt), 400, "invalid_request_error")
@@ -319,13 +336,6 @@ def test_constraints_reach_the_model(scripted):
     assert model.asked[-1][2] == TextFormat.regex("a+")
 
 
-def test_the_servers_reasoning_budget_is_a_default(scripted):
-    client, model = scripted(reasoning_budget=9)
-    for fields, expected in (({}, 9), ({"reasoning_budget": -1}, None), ({"thinking": {"type": "disabled"}}, 0)):
-        client.ask(**fields)
-        assert model.asked[-1][4].reasoning_budget == expected
-
-
 def test_unknown_fields_are_ignored(scripted):
     client, _ = scripted()
     neutral = {"response_format": {"type": "text"}, "logprobs": False, "n": 1, "cache_prompt": True, "grammar": ""}
@@ -374,6 +384,9 @@ def test_unknown_fields_are_ignored(scripted):
         ("json_schema", 5),
         ("regex", 5),
         ("reasoning_budget", -2),
+        ("reasoning_budget_tokens", -2),
+        ("thinking_budget_tokens", -2),
+        ("add_generation_prompt", "no"),
         ("reasoning_effort", "enormous"),
         ("thinking", {"type": "enabled"}),
         ("chat_template_kwargs", []),
@@ -516,7 +529,8 @@ def test_facts_with_and_without_prefix(scripted, prefix):
     assert props["chat_template"] == "{{ messages }}"
     assert props["default_generation_settings"]["n_ctx"] == 128
     assert client.ask(f"{prefix}/chat/completions").status_code == 200
-    assert client.ask(f"{prefix}/completions", prompt="x").status_code == 200
+    counted = client.ask(f"{prefix}/chat/completions/input_tokens", tools=[], reasoning_effort="low").json()
+    assert counted == {"object": "response.input_tokens", "input_tokens": 7}
 
 
 def test_unknown_routes_and_methods(scripted):

@@ -180,3 +180,31 @@ def test_special_tokens_in_a_users_text_are_text(survivor, demo_llm):
     with_plain = survivor.post("/v1/chat/completions", json=chat("a b")).json()
     spelled = len(demo_llm.tokenizer.encode(f"a {eos} b")) - len(demo_llm.tokenizer.encode("a b"))
     assert answer["usage"]["prompt_tokens"] - with_plain["usage"]["prompt_tokens"] == spelled > 1
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "field"),
+    [
+        ("/v1/chat/completions", {"type": "image_url", "image_url": {"url": "URL"}}, None),
+        ("/v1/chat/completions", {"type": "video_url", "video_url": {"url": "URL"}}, None),
+        ("/v1/messages", {"type": "image", "source": {"type": "url", "url": "URL"}}, None),
+        ("/v1/messages", {"type": "document", "source": {"type": "url", "url": "URL"}}, None),
+        ("/v1/responses", {"type": "input_image", "image_url": "URL"}, None),
+        ("/v1/responses", {"type": "input_file", "file_url": "URL"}, None),
+        ("/v1/chat/completions", {"$ref": "URL"}, "json_schema"),
+        ("/api/chat", {"$ref": "URL"}, "format"),
+    ],
+)
+def test_nothing_that_a_request_names_is_fetched(survivor, path, part, field):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x.json"
+        given = json.loads(json.dumps(part).replace("URL", url))
+        content = (
+            "Hi" if field else [given, {"type": "input_text" if path == "/v1/responses" else "text", "text": "Hi"}]
+        )
+        turns = [{"role": "user", "content": content}]
+        body = {"messages": turns, "input": turns, "max_tokens": 4, **({field: given} if field else {})}
+        assert survivor.post(path, json=body).status_code == 400
+        with pytest.raises(BlockingIOError):
+            listener.accept()

@@ -28,7 +28,7 @@ def test_every_reference_leads_somewhere(document):
     [
         ("/v1/chat/completions", {"messages", "tools", "temperature", "top_logprobs", "n"}),
         ("/v1/completions", {"prompt", "echo", "logprobs"}),
-        ("/v1/completion", {"prompt", "n_probs", "dry_multiplier", "xtc_probability", "mirostat"}),
+        ("/completion", {"prompt", "n_probs", "dry_multiplier", "xtc_probability", "mirostat"}),
         ("/v1/tokenize", {"content", "add_special", "with_pieces"}),
         ("/v1/detokenize", {"tokens"}),
         ("/v1/apply-template", {"messages"}),

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from stride.errors import OverloadedError, RequestError
 from stride.server.guard import KEY
-from stride.server.limits import Limits
+from stride.server.limits import USAGE, Limits
 
 
 async def call(limits: Limits, body=(b"{}",), key: str = "", pause: float = 0.0, method: str = "POST"):
@@ -67,6 +68,41 @@ def test_requests_of_one_key_at_a_time():
         assert (await first)[0] == (await other)[0] == (await call(limited, key="a"))[0] == 200
 
     asyncio.run(run())
+
+
+def test_choices_count_as_requests_of_their_key():
+    async def run():
+        async def choose(scope, receive, send):
+            with scope[USAGE].more(2, "n"):
+                with pytest.raises(OverloadedError, match="3 answers for this key"):
+                    scope[USAGE].more(1, "n").__enter__()
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+            with pytest.raises(RequestError, match="n asks for 4 answers") as caught, scope[USAGE].more(3, "n"):
+                pass
+            assert caught.value.field == "n"
+
+        limited = limits(choose, key_parallel=3)
+        for _ in range(2):
+            assert (await call(limited, key="a"))[0] == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "named"),
+    [
+        ("/v1/chat/completions", {"n": 3}, "n"),
+        ("/v1/completions", {"prompt": "x", "n": 3}, "n"),
+        ("/completion", {"prompt": ["x", "y", "z"]}, "prompt"),
+    ],
+)
+def test_no_request_has_more_choices_than_its_key(scripted, path, fields, named):
+    client, model = scripted(key_parallel=2)
+    response = client.ask(path, **fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == named
+    assert model.asked == []
+    assert client.ask(n=2).status_code == 200
 
 
 def test_a_body_has_to_come_in_time():

@@ -12,6 +12,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.server.answers import FINISH
 
 from stride import demo
 from stride.errors import InsufficientMemoryError, RequestError, StrideError
@@ -121,7 +122,7 @@ def test_a_model_is_never_unloaded_in_mid_request(closing):
     async def run() -> None:
         held = await models.acquire("a")
         waiting = asyncio.create_task(use(models, "b"))
-        await until(lambda: models.state("a") == "unloaded")  # it takes no new requests
+        await until(lambda: models.state("a") == "unloading")  # it takes no new requests
         again = asyncio.create_task(use(models, "a"))
         await asyncio.sleep(0.02)
         assert machine.open == {"a"}
@@ -132,6 +133,46 @@ def test_a_model_is_never_unloaded_in_mid_request(closing):
 
     asyncio.run(run())
     assert machine.loads == ["a", "b", "a"]
+
+
+def test_one_that_nobody_uses_may_be_unloaded(closing):
+    machine = Machine(room=2)
+    models = closing(machine.models("a", "b"))
+
+    async def run() -> None:
+        held = await models.acquire("a")
+        models.unload("a")
+        assert machine.open == {"a"}, "it is in use"
+        models.release(held)
+        models.unload("a")
+        models.unload("b")
+        assert machine.open == set()
+        assert models.state("a") == "unloaded"
+        with pytest.raises(NoModelError):
+            models.unload("c")
+        assert await use(models, "a") == "a"
+
+    asyncio.run(run())
+
+
+def test_the_only_model_stays(closing):
+    machine = Machine(room=1)
+    models = closing(machine.models("a"))
+    models.start().result()
+    models.unload("a")
+    assert machine.open == {"a"}
+
+
+def test_looking_at_a_model_does_not_load_it(scripted_models):
+    client, _ = scripted_models({"a": (FINISH,), "b": (FINISH,)})
+    for path in ("/props", "/slots"):
+        response = client.get(f"{path}?model=b")
+        assert response.status_code == 503
+        assert "'b' is not loaded" in response.json()["error"]["message"]
+        assert client.get(f"{path}?model=c").status_code == 404
+    assert [card["status"]["value"] for card in client.get("/v1/models").json()["data"]] == ["unloaded"] * 2
+    assert client.ask(model="b").status_code == 200
+    assert client.get("/props?model=b").json()["model_alias"] == "b"
 
 
 def test_others_go_on_while_one_is_loaded(closing):
@@ -307,7 +348,7 @@ def test_models_that_do_not_fit_together_take_turns_and_no_request_is_cut(serve)
         stream = ask.talk(3000, stream=True, stream_options={"include_usage": True})
         next(stream)
         written = pool.submit(ask.write)
-        ask.wait({"talker": "unloaded", "writer": "loading"})  # it takes no more requests, but has one
+        ask.wait({"talker": "unloading", "writer": "loading"})  # it takes no more requests, but has one
         again = pool.submit(ask.talk, 40)
         assert not written.done()
         *_, last = stream

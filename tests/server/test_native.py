@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
 
 from stride.types import ChosenToken, ContentDelta, Finish, Timings, TokenLogprob, TokensDelta, Usage
@@ -183,3 +184,16 @@ def test_probabilities_with_the_demo_model(demo):
         )
         assert entry["id"] == entry["top_logprobs"][0]["id"], "greedy takes the likeliest"
         assert entry["logprob"] == entry["top_logprobs"][0]["logprob"] < 0
+
+
+@pytest.mark.parametrize("path", ["/completion", "/completions", "/v1/completion"])
+def test_paths_of_the_native_form(demo, path):
+    assert "content" in demo.post(path, json={"prompt": "x", "max_tokens": 1}).json()
+    assert "choices" in demo.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}).json()
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/health", "/api/tags", "/api/version", "/v1/models", "/props"])
+def test_head_is_answered_wherever_get_is(demo, served, path):
+    assert demo.head(path).status_code == 200
+    answer = httpx.head(f"{served.url}{path}")
+    assert (answer.status_code, answer.content) == (200, b"")

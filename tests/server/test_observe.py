@@ -34,7 +34,8 @@ def test_each_response_has_an_id_of_its_own(scripted):
 @pytest.mark.parametrize("given", ["abc-123", "7f1d:9!", "x" * 128])
 def test_a_clients_id_is_kept(scripted, given):
     client, _ = scripted()
-    assert client.get("/health", headers={"x-request-id": given}).headers["x-request-id"] == given
+    answer = client.get("/health", headers={"x-request-id": given})
+    assert answer.headers["x-request-id"] == answer.headers["request-id"] == given
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129, "\xff", "tab\there"])
@@ -125,3 +126,10 @@ def test_lines_have_what_went_wrong():
     assert (line["level"], line["message"], line["request_id"]) == ("error", "it failed", "abc")
     assert "ValueError: broken" in line["exception"]
     assert "ERROR stride.x: it failed request_id=abc" in TextLines().format(record)
+
+
+def test_what_uvicorn_colours_is_told_once():
+    record = logging.LogRecord("uvicorn.error", logging.INFO, "f", 1, "Started %d", (5,), None)
+    record.color_message = "Started [%d]"
+    assert "color" not in TextLines().format(record)
+    assert "color_message" not in json.loads(JsonLines().format(record))

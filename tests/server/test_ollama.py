@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 
 import httpx
 import ollama
 import pytest
 from tests.server.answers import ANSWER, CALLS, CUT, FINISH, HELLO, NUMBERS, NUMBERS_CALL
+from tests.server.conftest import Client, ScriptedModel
 
 from stride.errors import ContextOverflowError, GenerationError, OverloadedError
+from stride.server import Models, Settings, create_app
+from stride.server.models import ModelFile
 from stride.types import (
     ChosenToken,
     ContentDelta,
@@ -138,6 +142,50 @@ def test_without_words_the_model_is_loaded(client, live):
     for answer in (client.chat(model="any"), client.generate(model="any")):
         assert (answer.done, answer.done_reason) == (True, "load")
     assert live.model.asked == []
+
+
+@pytest.mark.parametrize("keep_alive", [0, "0", "0s", 0.0])
+def test_without_words_and_time_the_model_may_go(client, live, keep_alive):
+    for answer in (
+        client.chat(model="any", keep_alive=keep_alive),
+        client.generate(model="any", keep_alive=keep_alive),
+    ):
+        assert (answer.done, answer.done_reason) == (True, "unload")
+    assert client.generate(model="any", keep_alive="10s").done_reason == "load"
+
+
+def test_a_model_leaves_memory_where_a_client_says_so(scripted_models):
+    client, _ = scripted_models({"a": (FINISH,), "b": (FINISH,)})
+    assert client.post("/api/generate", json={"model": "a"}).json()["done_reason"] == "load"
+    assert [card["name"] for card in client.get("/api/ps").json()["models"]] == ["a"]
+    for name in ("a:latest", "b"):
+        gone = client.post("/api/generate", json={"model": name, "keep_alive": 0}).json()
+        assert (gone["model"], gone["done_reason"]) == (name, "unload")
+    assert client.get("/api/ps").json()["models"] == []
+
+
+def test_loading_is_told_and_part_of_the_whole_time():
+    def load(stopping):
+        time.sleep(0.05)
+        return ScriptedModel(ANSWER)
+
+    models = Models({"a": load, "b": load})
+    client = Client(create_app(models, Settings()))
+    first, second = (
+        client.post("/api/chat", json={"model": "a", "messages": HELLO, "stream": False}).json() for _ in range(2)
+    )
+    assert first["total_duration"] > first["load_duration"] > 50e6 > second["load_duration"] > 0
+    models.close()
+
+
+def test_the_file_of_a_model_is_known_before_it_is_loaded(tmp_path):
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"x" * 99)
+    models = Models({"a": lambda stopping: None, "b": lambda stopping: None}, {"a": ModelFile(file, 123)})
+    known, unknown = Client(create_app(models, Settings())).get("/api/tags").json()["models"]
+    assert (known["size"], len(known["digest"])) == (123, 64)
+    assert not known["modified_at"].startswith("1970")
+    assert (unknown["size"], unknown["digest"]) == (0, "")
 
 
 # --- requests ---

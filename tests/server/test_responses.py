@@ -21,6 +21,8 @@ from stride.types import (
     TokenLogprob,
     TokensDelta,
     ToolCall,
+    ToolCallDelta,
+    ToolCallStart,
 )
 
 TOOLS = [
@@ -162,6 +164,41 @@ def test_log_probabilities(client, live, stream):
     assert model.params.logprobs == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_of_the_text_alone(client, live, stream):
+    def token(*texts):
+        return TokensDelta(tuple(ChosenToken(TokenLogprob(5, text.encode(), -0.5), ()) for text in texts))
+
+    said = [(token("hm"), ReasoningDelta("hm")), (token("</think>", "\n\n", "H", "i"), ContentDelta("Hi"))]
+    call = [(token("call"), ToolCallStart(0, "a", "add")), (token("{}"), ToolCallDelta(0, "{}"))]
+    end = (token("!"), ContentDelta("!"), FINISH)
+    live.play(*(event for pair in (*said, *call) for event in pair), *end)
+    if stream:
+        events = list(ask(client, stream=True, include=["message.output_text.logprobs"]))
+        told = [
+            (event.delta, [each.token for each in event.logprobs])
+            for event in events
+            if hasattr(event, "logprobs") and hasattr(event, "delta")
+        ]
+        assert told == [("Hi", ["H", "i"]), ("!", ["!"])]
+        response = events[-1].response
+    else:
+        response = ask(client, include=["message.output_text.logprobs"])
+    texts = [item.content[0] for item in response.output if item.type == "message"]
+    assert [[each.token for each in text.logprobs] for text in texts] == [["H", "i"], ["!"]]
+
+
+def test_input_tokens_are_counted(client, live):
+    model = live.play(FINISH)
+    counted = client.responses.input_tokens.count(
+        model="any", input="Hello!", instructions="Be brief.", reasoning={"effort": "low"}
+    )
+    assert (counted.object, counted.input_tokens) == ("response.input_tokens", 7)
+    turns, _, variables, _ = model.asked[-1]
+    assert [turn.role for turn in turns] == ["system", "user"]
+    assert variables == {"reasoning_effort": "low"}
+
+
 # --- requests ---
 
 
@@ -248,7 +285,7 @@ def test_tool_choice(client, live, given, choice, offered):
 def test_effort_and_form(client, live):
     model = live.play(FINISH)
     form = {"type": "json_schema", "name": "place", "schema": SCHEMA, "strict": True}
-    ask(client, reasoning={"effort": "low"}, text={"format": form})
+    assert ask(client, reasoning={"effort": "low"}, text={"format": form}).text.format.to_dict() == form
     assert model.asked[-1][4].reasoning_effort == "low"
     assert json.loads(model.asked[-1][4].text.source) == SCHEMA
     ask(client, text={"format": {"type": "json_object"}, "verbosity": "low"})

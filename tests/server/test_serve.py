@@ -332,6 +332,11 @@ def test_health_says_whether_the_model_is_loaded(tmp_path, kill):
     ("arguments", "message"),
     [
         (("--host", "0.0.0.0"), "can be reached from other machines: give --api-key"),
+        (("--api-key", ""), "--api-key is empty"),
+        (("--host", "0.0.0.0", "--api-key", " , "), "--api-key is empty"),
+        (("--host", "127.evil.example"), "can be reached from other machines"),
+        (("--allowed-host", "https://llm.example"), "must be a host's name"),
+        (("--allowed-origin", "llm.example"), "must be an origin such as"),
         (("--ctx-sise", "5"), "there is no option --ctx-sise; did you mean --ctx-size?"),
         (("--lora", "x.gguf"), "--lora: llama-server knows it, stride does not: adapters"),
         (("-ctk", "q8_0"), "must be of one type"),

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from stride.chat.json_schemas import closed
 from stride.errors import RequestError, shown
 from stride.types import JsonSchema
 
@@ -41,6 +42,7 @@ class TextFormat:
 
     @classmethod
     def json_schema(cls, schema: JsonSchema | bool, field: str = "json_schema") -> TextFormat:
+        """Objects that declare properties have no others, unless the schema says so (`json_schemas.closed`)."""
         return cls("json_schema", _json_text(schema, field), field)
 
     @classmethod
@@ -90,14 +92,19 @@ class Constraints:
             raise _bad("parallel_tool_calls", self.parallel_tool_calls, "true or false")
         if self.reasoning_effort is not None and self.reasoning_effort not in EFFORTS:
             raise _bad("reasoning_effort", self.reasoning_effort, f"one of {', '.join(EFFORTS)}")
-        budget = self.reasoning_budget
-        if budget is not None and (type(budget) is not int or budget < 0):
-            raise _bad("reasoning_budget", budget, "a number of tokens, -1 for no limit")
+        if self.reasoning_budget is not None:
+            _check_budget("reasoning_budget", self.reasoning_budget)
+
+    def at_most(self, reasoning_budget: int | None) -> Constraints:
+        """The same with no more tokens of reasoning than these; None is no limit."""
+        budgets = [budget for budget in (self.reasoning_budget, reasoning_budget) if budget is not None]
+        return replace(self, reasoning_budget=min(budgets, default=None))
 
 
 NO_CONSTRAINTS = Constraints()
 
-REASONING_FIELDS = ("reasoning_effort", "reasoning_budget", "thinking")
+_BUDGET_FIELDS = ("reasoning_budget", "reasoning_budget_tokens", "thinking_budget_tokens")
+"""Stride's name, and llama-server's for requests."""
 FIELDS = (
     "tool_choice",
     "parallel_tool_calls",
@@ -105,7 +112,9 @@ FIELDS = (
     "json_schema",
     "regex",
     "grammar",
-    *REASONING_FIELDS,
+    "reasoning_effort",
+    *_BUDGET_FIELDS,
+    "thinking",
 )
 """What `read_constraints` reads of a request."""
 
@@ -179,24 +188,32 @@ def _schema(value: object, name: str, field: str | None = None) -> JsonSchema | 
 
 
 def _reasoning_budget(given: Mapping[str, Any]) -> int | None:
-    """``reasoning_budget`` with llama.cpp's -1 for no limit, or ``thinking`` as Anthropic's clients write it."""
-    budget = given.get("reasoning_budget")
-    thinking = given.get("thinking")
-    if budget is not None or thinking is None:
-        return None if budget == -1 else budget
-    match thinking:
+    """A budget by any of its names, -1 for no limit, or ``thinking`` as Anthropic's clients write it."""
+    for name in _BUDGET_FIELDS:
+        if name in given:
+            return None if given[name] == -1 else _check_budget(name, given[name])
+    match given.get("thinking"):
+        case None:
+            return None
         case {"type": "disabled"}:
             return 0
         case {"type": "enabled", "budget_tokens": int(tokens)} if type(tokens) is int and tokens > 0:
             return tokens
         case {"type": "adaptive"}:
             return None
-    raise _bad("thinking", thinking, "enabled with positive budget_tokens, adaptive or disabled")
+    raise _bad("thinking", given["thinking"], "enabled with positive budget_tokens, adaptive or disabled")
+
+
+def _check_budget(field: str, value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise _bad(field, value, "a number of tokens, -1 for no limit")
+    return value
 
 
 def _json_text(schema: object, field: str) -> str:
     try:
-        return json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        shape = closed(dict(schema)) if isinstance(schema, Mapping) else schema
+        return json.dumps(shape, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"{field} holds a schema that is no JSON: {error}", field=field) from None
 

@@ -67,9 +67,9 @@ class AnswerMasks:
         key = _key(cache_scope, constraints.text, asked, in_reasoning, tools)
         grammar = self.cache.get(key, lambda: self._answer(tools, constraints, in_reasoning, cache_scope)).grammar
         mask = None if grammar is None else grammar.mask()
+        if constraints.reasoning_effort and not self._knows_efforts:
+            constraints = constraints.at_most(EFFORT_BUDGETS[constraints.reasoning_effort])
         budget = constraints.reasoning_budget
-        if budget is None and constraints.reasoning_effort and not self._knows_efforts:
-            budget = EFFORT_BUDGETS[constraints.reasoning_effort]
         if budget is None or self._format.reasoning is None:
             return mask
         return ThoughtBudget(mask, budget, self._tokenizer, self._format, tools, in_reasoning)

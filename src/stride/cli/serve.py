@@ -20,7 +20,7 @@ from stride.cli.foreign import LlamaServerCommand
 if TYPE_CHECKING:
     from stride.memory import Plan
     from stride.server import Settings
-    from stride.server.models import Load
+    from stride.server.models import Load, ModelFile
 
 COMMAND_CLASS = LlamaServerCommand
 
@@ -85,7 +85,7 @@ def command(
         Path | None, typer.Option("--api-key-file", help="Keys, one on each line; SIGHUP reads it again.")
     ] = None,
     key_parallel: Annotated[
-        int, typer.Option("--key-parallel", metavar="N", help="Requests of one key at a time; 0: any number.", min=0)
+        int, typer.Option("--key-parallel", metavar="N", help="Answers of one key at a time; 0: any number.", min=0)
     ] = 0,
     key_per_minute: Annotated[
         int, typer.Option("--key-per-minute", metavar="N", help="Requests of one key in a minute; 0: any.", min=0)
@@ -104,6 +104,14 @@ def command(
         typer.Option("--drain-timeout", metavar="S", help="How long requests may go on after a signal.", min=0),
     ] = 30.0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others in without a key.")] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-host", metavar="NAME", help="Without a key, also answer for this host; repeatable."),
+    ] = None,
+    allowed_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-origin", metavar="ORIGIN", help="Pages that may ask: https://NAME; repeatable."),
+    ] = None,
     n_predict: Annotated[
         int | None,
         typer.Option("-n", "--n-predict", "--predict", metavar="N", help="Tokens at most, where none is asked."),
@@ -192,7 +200,9 @@ def command(
         check_pooling(pooling)
     settings = Settings(
         host=host,
-        api_keys=tuple(key.strip() for text in api_key or () for key in text.split(",") if key.strip()),
+        allowed_hosts=tuple(allowed_host or ()),
+        allowed_origins=tuple(allowed_origin or ()),
+        api_keys=tuple(key for text in api_key or () for key in _keys(text)),
         api_key_file=api_key_file,
         key_parallel=key_parallel,
         key_per_minute=key_per_minute,
@@ -218,8 +228,23 @@ def command(
         "request_seconds": request_timeout or math.inf,
     }
     named = _models(model or [], alias)
-    models = Models({name: _loading(name, path, arguments) for name, path in named.items()})
+    files = _check_files(named) if len(named) > 1 else {}
+    models = Models({name: _loading(name, path, arguments) for name, path in named.items()}, files)
     serve(models, settings, port, verbose, log_json, drain_timeout)
+
+
+def _keys(text: str) -> list[str]:
+    """Keys between commas.
+
+    Raises:
+        RequestError: there is none, such as where a variable is not set: that must not open the server to everybody.
+    """
+    from stride.errors import RequestError
+
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    if not keys:
+        raise RequestError("--api-key is empty", field="--api-key")
+    return keys
 
 
 def _models(given: list[str], alias: str | None) -> dict[str, str | None]:
@@ -227,12 +252,8 @@ def _models(given: list[str], alias: str | None) -> dict[str, str | None]:
 
     Raises:
         RequestError: several models, of which one has no name, or that of another; or an alias for all of them.
-        StrideError: of several, one is not there or cannot run.
     """
-    from stride.api import model_path
     from stride.errors import RequestError
-    from stride.gguf import open_gguf
-    from stride.models.load import check_model
 
     named: dict[str, str | None] = dict(map(_named, given)) or {"": None}
     if len(given) <= 1:
@@ -241,10 +262,26 @@ def _models(given: list[str], alias: str | None) -> dict[str, str | None]:
         raise RequestError("several models need a name each: -m NAME=MODEL", field="--model")
     if alias is not None:
         raise RequestError("an alias is for one model; of several, each has its name", field="--alias")
-    for path in named.values():  # what is wrong with one is better heard now than at its first request
-        with open_gguf(model_path(path)) as file:
-            check_model(file)
     return named
+
+
+def _check_files(named: dict[str, str | None]) -> dict[str, ModelFile]:
+    """The models' files; what is wrong with one is better heard now than at its first request.
+
+    Raises:
+        StrideError: one is not there or cannot run.
+    """
+    from stride.api import model_path
+    from stride.gguf import open_gguf
+    from stride.models.load import check_model
+    from stride.server.models import ModelFile
+
+    files = {}
+    for name, path in named.items():
+        with open_gguf(found := model_path(path)) as file:
+            check_model(file)
+            files[name] = ModelFile(found, file.n_bytes)
+    return files
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -270,7 +307,7 @@ def _read(file: Path) -> str:
 
 def _check_exposure(settings: Settings, insecure: bool) -> None:
     from stride.errors import StrideError
-    from stride.server.guard import is_loopback
+    from stride.server.origins import is_loopback
 
     if not (is_loopback(settings.host) or settings.api_keys or settings.api_key_file or insecure):
         raise StrideError(

@@ -35,6 +35,21 @@ def start_all(
     return streams
 
 
+def as_prompts(llm: LLM, given: Iterable[str | list[int | str]]) -> list[str | list[int]]:
+    """What may be continued: texts, and token ids, in which texts between ids have become their tokens."""
+    return [prompt if isinstance(prompt, str) else _ids(llm, prompt) for prompt in given]
+
+
+def _ids(llm: LLM, parts: list[int | str]) -> list[int]:
+    ids: list[int] = []
+    for index, part in enumerate(parts):
+        if isinstance(part, int):
+            ids.append(part)
+        else:
+            ids += llm.tokenizer.encode(part, special=True) if index else llm.tokenize(part)
+    return ids
+
+
 def continue_text(
     prompt: str | list[int],
     text_format: TextFormat | None,

@@ -60,6 +60,13 @@ class LoadingError(HTTPException):
         super().__init__(503, "Loading model")
 
 
+class UnloadedError(HTTPException):
+    """The model is not in memory, and this request does not load it (HTTP 503)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(503, f"{name!r} is not loaded; a request for an answer of it loads it")
+
+
 class GoneError(HTTPException):
     """The client went away before its answer (nginx's 499): only logs and counts get to see it."""
 

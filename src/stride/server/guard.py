@@ -1,8 +1,4 @@
-"""Who may ask: API keys, and for servers on loopback the Host and Origin that a browser sends.
-
-A web page can reach a server on loopback through its visitor's browser, under the page's own host name when that name
-is made to point here (DNS rebinding); such requests are refused. Programs send neither a foreign Host nor an Origin.
-"""
+"""Who may ask: whoever has an API key; where none are needed, whoever is no page of the web."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -18,19 +13,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stride.errors import StrideError
 from stride.server.errors import response
+from stride.server.origins import Welcome
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/", "/health", "/v1/health")
 OPEN_FOLDER = "/page/"
 """The web page's files: it asks for the key itself."""
 KEY = "stride.key"
 """Key of a request's scope: which API key it came with, as `Keys.find` names it."""
 HEADERS = {400: {"Connection": "close"}, 401: {"WWW-Authenticate": "Bearer"}}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can reach a server that is bound to ``host``."""
-    return host in LOOPBACK_NAMES or host.startswith("127.")
 
 
 class Keys:
@@ -83,13 +73,14 @@ class Guard:
 
     Args:
         keys: any of them opens every route; none are needed where there are none.
-        loopback: the server is bound to loopback, so that requests must be meant for it.
+        welcome: the hosts and origins that are answered where no key is needed. With a key, no page is more than
+            whoever gave it that key, and a proxy may have any name.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, welcome: Welcome) -> None:
         self.app = app
         self._keys = keys
-        self._loopback = loopback
+        self._welcome = welcome
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -105,11 +96,14 @@ class Guard:
     def _refusal(self, path: str, headers: Headers, has_key: bool) -> HTTPException | None:
         if "transfer-encoding" in headers and "content-length" in headers:
             return HTTPException(400, "a request has a length or is chunked: two lengths are how requests are smuggled")
-        if self._loopback and not _names_loopback(f"http://{headers.get('host', '')}"):
-            return HTTPException(403, f"this server does not answer for host {headers.get('host', '')!r}")
-        origin = headers.get("origin")
-        if self._loopback and origin is not None and not _names_loopback(origin):
-            return HTTPException(403, f"this server does not answer pages of {origin!r}")
+        if not self._keys:
+            host, origin = headers.get("host", ""), headers.get("origin")
+            if not self._welcome.host(host):
+                return HTTPException(403, f"this server does not answer for host {host!r}: --allowed-host names one")
+            if origin is not None and not self._welcome.origin(origin, host):
+                return HTTPException(
+                    403, f"this server does not answer pages of {origin!r}: --allowed-origin names one"
+                )
         if not has_key and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
             return HTTPException(401, "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'")
         return None
@@ -120,10 +114,3 @@ def _given_key(headers: Headers) -> bytes:
     scheme, _, key = headers.get("authorization", "").partition(" ")
     given = key if scheme.lower() == "bearer" else headers.get("x-api-key", "")
     return given.encode("latin-1").strip()  # as bytes: in Latin-1, parts of UTF-8 characters are white space
-
-
-def _names_loopback(url: str) -> bool:
-    try:
-        return urlsplit(url).hostname in LOOPBACK_NAMES
-    except ValueError:
-        return False

@@ -13,15 +13,23 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from stride.api import LLM
 from stride.errors import ClosedError, InsufficientMemoryError, RequestError
-from stride.server.errors import LoadingError, NoModelError
+from stride.server.errors import LoadingError, NoModelError, UnloadedError
 
 Load = Callable[[threading.Event], LLM]
 """Loads a model; gives up with an error soon after the event is set."""
-State = Literal["unloaded", "loading", "loaded"]
+State = Literal["unloaded", "loading", "loaded", "unloading"]
+
+
+class ModelFile(NamedTuple):
+    """A model's file, the first of a split one, and the bytes of all."""
+
+    path: Path
+    n_bytes: int
 
 
 @dataclass(eq=False, slots=True)
@@ -46,11 +54,14 @@ class Models:
     use takes no new requests then (they wait until it is loaded again) and is unloaded when its last one has ended.
     """
 
-    def __init__(self, loads: Mapping[str, Load]) -> None:
+    def __init__(self, loads: Mapping[str, Load], files: Mapping[str, ModelFile] | None = None) -> None:
         if not loads:
             raise ValueError("a server needs a model")
         self._loads = dict(loads)
+        self.files = dict(files or {})
+        """Where models lie, as far as that is known before they are loaded."""
         self._slots: dict[str, Slot] = {}  # the least recently used first
+        self._leaving: set[str] = set()  # those that finish their last requests
         self._changed = threading.Condition()  # guards the slots
         self._stopping = threading.Event()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="stride-load")
@@ -79,22 +90,25 @@ class Models:
         with self._changed:
             return self._open(name).ready
 
-    async def acquire(self, name: str | None) -> Slot:
+    async def acquire(self, name: str | None, *, load: bool = True) -> Slot:
         """The model of that name, loaded; it stays so until ``release``.
 
         Raises:
             LoadingError: the only model is not there yet.
+            UnloadedError: another is not, and it is not to be loaded.
             RequestError: no name, where there are several models.
             NoModelError: there is none of that name.
             StrideError: it cannot be loaded.
         """
         name = self._known(name)
         with self._changed:
-            slot = self._slots.pop(name, None)
-            if self.is_single and (slot is None or slot.llm is None):
-                if slot is not None:
-                    self._slots[name] = slot
-                raise LoadingError
+            slot = self._slots.get(name)
+            if slot is None or slot.llm is None:
+                if self.is_single:
+                    raise LoadingError
+                if not load:
+                    raise UnloadedError(name)
+            self._slots.pop(name, None)
             if slot is None:
                 slot = self._open(name)
             self._slots[name] = slot
@@ -121,7 +135,24 @@ class Models:
         """What has become of a model."""
         with self._changed:
             slot = self._slots.get(name)
-            return "unloaded" if slot is None else "loading" if slot.llm is None else "loaded"
+            if slot is None:
+                return "unloading" if name in self._leaving else "unloaded"
+            return "loading" if slot.llm is None else "loaded"
+
+    def unload(self, name: str | None) -> None:
+        """Give back the memory of a model that nobody uses; the only one of a server stays. Blocks until it is done.
+
+        Raises:
+            RequestError, NoModelError: as `acquire` does.
+        """
+        name = self._known(name)
+        with self._changed:
+            slot = self._slots.get(name)
+            if self.is_single or slot is None or slot.llm is None or slot.users:
+                return
+            del self._slots[name]
+        slot.llm.close()
+        _say(name, "unloaded, as a request wanted")
 
     def close(self) -> None:
         """Stop loading and close every model; requests under way fail."""
@@ -184,7 +215,9 @@ class Models:
             if victim is None or victim.llm is None:
                 return False
             del self._slots[victim.name]
+            self._leaving.add(victim.name)
             self._changed.wait_for(lambda: victim.users == 0 or self._stopping.is_set())
+            self._leaving.remove(victim.name)
         victim.llm.close()
         _say(victim.name, f"unloaded, to make room for {name}")
         return True

@@ -1,4 +1,4 @@
-"""llama-server's own routes: health, props, slots, metrics, completion, tokens, templates."""
+"""llama-server's own routes: health, props, slots, metrics, tokens, templates."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ from stride.api import LLM
 from stride.errors import RequestError
 from stride.server import metrics, sse
 from stride.server.body import read_json
-from stride.server.choices import continue_text, start_all
-from stride.server.respond import respond_all
 from stride.server.schema import (
     DetokenizeRequest,
-    NativeRequest,
     TemplateRequest,
     TokenizeRequest,
-    check_variables,
     openapi_body,
     read,
 )
-from stride.server.schema_answers import Detokenized, NativeCompletion, Rendered, Tokenized, answers
+from stride.server.schema_answers import Detokenized, Rendered, Tokenized, answers
 from stride.server.service import Service
 from stride.server.wire import FINGERPRINT
-from stride.server.wire_native import NativeAnswer, NativeChoices, generation_settings, whole_settings
+from stride.server.wire_native import generation_settings
 from stride.types import sampling_params
 
 TOKENIZED_CHARACTERS = 1 << 20
@@ -47,8 +43,8 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/props")
     async def props(http: Request, model: str | None = None) -> dict[str, Any]:
-        """What is served and how."""
-        llm = await service.llm(http, model)
+        """What is served and how; no model is loaded for it."""
+        llm = await service.llm(http, model, load=False)
         info = llm.info
         params = generation_settings(sampling_params(settings.sampling))
         return {
@@ -70,8 +66,11 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/slots")
     async def slots(http: Request, model: str | None = None, fail_on_no_slot: str = "") -> list[dict[str, Any]]:
-        """The places for sequences, and how far each has come; no text. 503 where none is free and that was asked."""
-        llm = await service.llm(http, model)
+        """The places for sequences, and how far each has come; no text. 503 where none is free and that was asked.
+
+        No model is loaded for it.
+        """
+        llm = await service.llm(http, model, load=False)
         running = {state.slot: state for state in llm.engine.slots}
         n_slots = llm.engine.config.n_parallel
         if fail_on_no_slot and len(running) >= n_slots:
@@ -100,36 +99,6 @@ def router(service: Service) -> APIRouter:
         """Counters, gauges and histograms in Prometheus' text format."""
         text = metrics.exposition(service.loaded(), service.requests, service.started)
         return Response(text, media_type=metrics.MEDIA_TYPE)
-
-    @routes.post(
-        "/completion",
-        response_model=None,
-        responses=answers(NativeCompletion | list[NativeCompletion], streamed=True),
-        openapi_extra=openapi_body(NativeRequest),
-    )
-    async def complete(http: Request) -> Response:
-        """A text continued as it stands, in llama-server's own form, whole or as server-sent events."""
-        asked = read(NativeRequest, await read_json(http, settings.max_body_bytes))
-        llm = await service.llm(http, asked.model)
-        params = asked.sampling(settings.sampling)
-        n = asked.n or 1
-        starts = [partial(continue_text, prompt, asked.constraints().text) for prompt in asked.prompt]
-        streams = await asyncio.to_thread(start_all, llm, starts, params, n)
-        prompts = [p if isinstance(p, str) else llm.detokenize(p) for p in asked.prompt for _ in range(n)]
-        request = {"model": service.name(llm), "generation_settings": whole_settings(params)}
-        answers = [
-            NativeAnswer(
-                {**request, "prompt": prompt},
-                index,
-                n_probs=bool(asked.n_probs),
-                return_tokens=bool(asked.return_tokens),
-                progress=partial(getattr, stream, "timings"),
-                n_prompt=stream.prompt_tokens,
-                fields=asked.response_fields or (),
-            )
-            for index, (stream, prompt) in enumerate(zip(streams, prompts, strict=True))
-        ]
-        return await respond_all(http, streams, NativeChoices(answers), asked, settings.ping_seconds)
 
     @routes.post(
         "/tokenize", response_model=None, responses=answers(Tokenized), openapi_extra=openapi_body(TokenizeRequest)
@@ -162,7 +131,7 @@ def router(service: Service) -> APIRouter:
         """The prompt that a conversation becomes."""
         asked = read(TemplateRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
-        variables = {**settings.template_kwargs, **check_variables(asked.chat_template_kwargs)}
+        variables = service.template_variables(own=asked.template_variables)
         render = partial(llm.apply_template, asked.messages, asked.tools, **variables)
         return {"prompt": await asyncio.to_thread(render)}
 

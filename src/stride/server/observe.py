@@ -20,13 +20,15 @@ from stride.types import Completion, Finish
 FACTS = "stride.facts"
 """Key of a request's scope: what its line in the log says, beside what is told of every request."""
 REQUEST_ID = "x-request-id"
+REQUEST_ID_NAMES = (REQUEST_ID, "request-id")
+"""Headers of a response that have its id; Anthropic's clients read the second."""
 SEND = "stride.send"
 """Key of a request's scope: the server's own ``send``, for the bodies of streams, which no middleware looks at."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 _log = logging.getLogger("stride.requests")
-_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
 def note(http: Request, done: Finish | Completion) -> None:
@@ -103,7 +105,8 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                for name in REQUEST_ID_NAMES:
+                    MutableHeaders(scope=message)[name] = request_id
             await send(message)
 
         try:

@@ -1,9 +1,8 @@
-"""OpenAI's routes: models, chat completions, completions. `stride.server.embeddings` has that of vectors."""
+"""OpenAI's routes of models and chat completions; `completions`, `responses` and `embeddings` have others."""
 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,13 +10,13 @@ from starlette.responses import Response
 
 from stride.api import LLM
 from stride.server.body import read_json
-from stride.server.choices import continue_text, start_all
+from stride.server.choices import start_all
 from stride.server.errors import NoModelError
 from stride.server.respond import respond_all
-from stride.server.schema import ChatRequest, CompletionRequest, openapi_body, read
-from stride.server.schema_answers import ChatCompletion, TextCompletion, answers
+from stride.server.schema import ChatRequest, openapi_body, read
+from stride.server.schema_answers import ChatCompletion, InputTokens, answers
 from stride.server.service import Service
-from stride.server.wire import ChatAnswer, Envelope, OpenAIChoices, TextAnswer, new_id
+from stride.server.wire import ChatAnswer, Envelope, OpenAIChoices, input_tokens, new_id
 from stride.stream import Stream
 from stride.types import SamplingParams
 
@@ -49,10 +48,10 @@ def router(service: Service) -> APIRouter:
         """The next turn of a conversation, whole or as server-sent events."""
         asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
-        params = asked.sampling(settings.sampling)
-        constraints = asked.constraints(settings.reasoning_budget)
-        variables = {**settings.template_kwargs, **asked.template_variables}
+        params, constraints = service.sampling(asked), service.constraints(asked)
+        variables = service.template_variables(constraints, asked.template_variables)
         n = asked.n or 1
+        service.count(http, n, "n")
 
         def start(llm: LLM, params: SamplingParams) -> Stream:
             return llm.chat_stream(asked.messages, asked.tools or (), params, variables, constraints)
@@ -63,34 +62,22 @@ def router(service: Service) -> APIRouter:
         return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
 
     @routes.post(
-        "/completions",
+        "/chat/completions/input_tokens",
         response_model=None,
-        responses=answers(TextCompletion, streamed=True),
-        openapi_extra=openapi_body(CompletionRequest),
+        responses=answers(InputTokens),
+        openapi_extra=openapi_body(ChatRequest),
     )
-    async def complete(http: Request) -> Response:
-        """A text continued as it stands, whole or as server-sent events."""
-        asked = read(CompletionRequest, await read_json(http, settings.max_body_bytes))
+    async def count(http: Request) -> dict[str, Any]:
+        """Tokens of the prompt that a conversation makes."""
+        asked = read(ChatRequest, await read_json(http, settings.max_body_bytes))
         llm = await service.llm(http, asked.model)
-        params = asked.sampling(settings.sampling)
-        n = asked.n or 1
-        starts = [
-            partial(continue_text, prompt, asked.constraints().text, prompt_logprobs=asked.tells_prompt)
-            for prompt in asked.prompt
-        ]
-        streams = await asyncio.to_thread(start_all, llm, starts, params, n)
-        envelope = Envelope(service.name(llm), new_id("cmpl-"))
-        echoes = [_text(llm, prompt) if asked.echo else "" for prompt in asked.prompt for _ in range(n)]
-        answers = [
-            TextAnswer(envelope, index, echo=echo, tells_prompt=asked.tells_prompt) for index, echo in enumerate(echoes)
-        ]
-        return await respond_all(http, streams, OpenAIChoices(answers, n), asked, settings.ping_seconds)
+        service.sampling(asked)  # what would be wrong with the request for an answer is wrong with this one
+        constraints = asked.constraints
+        variables = service.template_variables(constraints, asked.template_variables)
+        n = await asyncio.to_thread(llm.count_tokens, asked.messages, asked.tools or (), variables, constraints)
+        return input_tokens(n)
 
     return routes
-
-
-def _text(llm: LLM, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else llm.detokenize(prompt)
 
 
 def _cards(service: Service) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from stride.chat.constraints import REASONING_FIELDS, Constraints, read_constraints
+from stride.chat.constraints import Constraints, read_constraints
 from stride.chat.template import FUNCTIONS
 from stride.errors import RequestError, UnsupportedError
 from stride.server.errors import invalid
@@ -33,9 +33,16 @@ def strings(value: object) -> object:
 
 
 def _prompts(value: object) -> object:
-    """One prompt, a text or token ids, as a list of prompts."""
-    one = isinstance(value, str) or (isinstance(value, list) and all(type(item) is int for item in value))
-    return [value] if one else value
+    """One prompt, a text or token ids, texts among them, as a list of prompts."""
+    prompts = [value] if isinstance(value, str) or _has_ids(value) or value == [] else value
+    if isinstance(prompts, list) and any(isinstance(item, list) and item and not _has_ids(item) for item in prompts):
+        raise ValueError("a list in it must have token ids")
+    return prompts
+
+
+def _has_ids(value: object) -> bool:
+    """Texts may stand between them."""
+    return isinstance(value, list) and any(type(item) is int for item in value)
 
 
 def _token_biases(value: object) -> object:
@@ -55,8 +62,18 @@ def _token_biases(value: object) -> object:
     return biases
 
 
+def _variables(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        if name in ("messages", "tools", "self") or name in FUNCTIONS:
+            raise ValueError(f"must not replace {name}")
+    return value
+
+
+TemplateVariables = Annotated[dict[str, Any], AfterValidator(_variables)]
+"""Variables for the chat template; none is the conversation itself, or a function of every template."""
 STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
 PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]])
+MIXED_PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int | str] | list[str | list[int | str]])
 _TOKEN_BIASES = BeforeValidator(_token_biases, json_schema_input_type=dict[str, float] | list[list[int | float | bool]])
 
 
@@ -64,6 +81,30 @@ class Schema(BaseModel):
     """Unknown fields are ignored, as OpenAI's server does; nothing is converted: "5" is no number."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+
+    UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {}
+    """Fields that ask for what cannot be done, and their values that ask for nothing. Never silently ignored."""
+
+    def check_supported(self) -> None:
+        """Refuse what would otherwise be ignored in silence.
+
+        Raises:
+            UnsupportedError: names the field.
+        """
+        for name, neutral in self.UNSUPPORTED.items():
+            value = getattr(self, name)
+            if value is not None and value not in neutral:
+                hint = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
+                raise UnsupportedError(f"{name} is not supported{hint}", field=name)
+
+
+_INSTEAD = {
+    "function_call": "tool_choice is what replaced it",
+    "functions": "tools are what replaced them",
+    "mcp_servers": "connect to them in the client",
+    "reasoning_format": "reasoning is always told apart from the content",
+    "truncation": "leave out what is no longer needed",
+}
 
 
 def sampled(fields: Mapping[str, Any], names: Mapping[str, str]) -> SamplingParams:
@@ -121,14 +162,13 @@ class StreamOptions(Schema):
 class Request(SamplingFields):
     """What chat and plain completions share."""
 
-    NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {
+    UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {
         "post_sampling_probs": (False,),
         "adaptive_target": (-1,),
         "n_indent": (0,),
         "t_max_predict_ms": (0, -1),
         "lora": ([],),
     }
-    """Fields that ask for what cannot be done yet, and their values that ask for nothing. Never silently ignored."""
 
     model: str | None = None
     stream: bool | None = None
@@ -175,55 +215,72 @@ class Request(SamplingFields):
         """How many of the likeliest tokens are told with each token; None: no log probabilities."""
         return self.n_probs or None
 
-    def constraints(self, reasoning_budget: int = -1) -> Constraints:
-        """What the answer must be; ``reasoning_budget`` where the request says nothing of its reasoning.
+    @property
+    def constraints(self) -> Constraints:
+        """What the answer must be.
 
         Raises:
             RequestError: names the field that is not what it must be.
         """
-        said = any(self.__dict__.get(name) is not None for name in REASONING_FIELDS)
-        budget = {} if said else {"reasoning_budget": reasoning_budget}
-        return read_constraints({**self.__dict__, **budget})
+        return read_constraints(self.__dict__)
 
-    def check_supported(self) -> None:
-        """Refuse what would otherwise be ignored in silence.
-
-        Raises:
-            UnsupportedError: names the field.
-        """
-        for name, neutral in self.NOT_YET.items():
-            value = getattr(self, name)
-            if value is not None and value not in neutral:
-                raise UnsupportedError(f"{name} is not supported yet", field=name)
-
-    def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
-        """How to sample: what the request says, else what the server was started with.
-
-        Raises:
-            RequestError: a value out of its range.
-        """
+    @property
+    def sampling_fields(self) -> dict[str, Any]:
+        """How to sample, in the names of `SamplingParams`; None where the request says nothing."""
         given = {name: getattr(self, name, None) for name in SamplingParams.__dataclass_fields__}
-        limits = ("max_completion_tokens", "max_tokens", "n_predict")
-        limit = next((name for name in limits if getattr(self, name) is not None), "max_tokens")
-        given["max_tokens"] = getattr(self, limit)
-        given["logprobs"] = self.n_logprobs
-        said = {name: value for name, value in given.items() if value is not None}
-        return sampled({**defaults, **said}, {"max_tokens": limit})
+        return {**given, "max_tokens": getattr(self, self._limit), "logprobs": self.n_logprobs}
+
+    @property
+    def sampling_names(self) -> dict[str, str]:
+        """What the client calls fields of `SamplingParams`, by our names, where that differs."""
+        return {"max_tokens": self._limit}
+
+    @property
+    def _limit(self) -> str:
+        """Which of its names the limit of tokens has."""
+        names = ("max_completion_tokens", "max_tokens", "n_predict")
+        return next((name for name in names if getattr(self, name) is not None), "max_tokens")
 
 
-class ChatRequest(Request):
-    """Body of ``/v1/chat/completions``."""
+class TemplateFields(Schema):
+    """The part of a chat request that makes its prompt."""
 
     messages: Annotated[ListOf[dict[str, Any]], Field(min_length=1)]
     tools: ListOf[dict[str, Any]] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the chat template is given besides the conversation."""
+        names = ("add_generation_prompt", "continue_final_message")
+        said = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {**said, **(self.chat_template_kwargs or {})}
+
+
+class ChatRequest(TemplateFields, Request):
+    """Body of ``/v1/chat/completions``."""
+
+    UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {
+        **Request.UNSUPPORTED,
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "reasoning_format": ("auto", "deepseek"),
+    }
+
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     reasoning_effort: str | None = None
     reasoning_budget: Int32 | None = None
+    reasoning_budget_tokens: Int32 | None = None
+    thinking_budget_tokens: Int32 | None = None
     thinking: dict[str, Any] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_format: str | None = None
+    functions: ListOf[Any] | None = None
+    function_call: str | dict[str, Any] | None = None
 
     @property
     def n_logprobs(self) -> int | None:
@@ -231,22 +288,13 @@ class ChatRequest(Request):
             raise RequestError("top_logprobs asks for logprobs, which must be true then", field="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else super().n_logprobs
 
-    @property
-    def template_variables(self) -> dict[str, Any]:
-        """What the chat template is given besides the conversation.
-
-        Raises:
-            RequestError: a variable that is the conversation itself.
-        """
-        return check_variables(self.chat_template_kwargs)
-
 
 class CompletionRequest(Request):
     """Body of ``/v1/completions``: texts, or token ids, to continue; a single one may stand for itself."""
 
-    NOT_YET: ClassVar[dict[str, tuple[object, ...]]] = {**Request.NOT_YET, "suffix": ("",), "best_of": (1,)}
+    UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {**Request.UNSUPPORTED, "suffix": ("",), "best_of": (1,)}
 
-    prompt: Annotated[ListOf[str | ListOf[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[ListOf[str | ListOf[int | str]], MIXED_PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -275,7 +323,7 @@ def _check_choices(n_prompts: int, n: int) -> None:
 class NativeRequest(Request):
     """Body of ``/completion``, llama-server's own."""
 
-    prompt: Annotated[ListOf[str | ListOf[int]], PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
+    prompt: Annotated[ListOf[str | ListOf[int | str]], MIXED_PROMPTS, Field(min_length=1, max_length=MAX_CHOICES)]
     return_tokens: bool | None = None
     response_fields: ListOf[str] | None = None
 
@@ -305,25 +353,10 @@ class DetokenizeRequest(Schema):
     tokens: ListOf[int]
 
 
-class TemplateRequest(Schema):
-    """Body of ``/apply-template``: the part of a chat request that makes its prompt."""
+class TemplateRequest(TemplateFields):
+    """Body of ``/apply-template``."""
 
     model: str | None = None
-    messages: Annotated[ListOf[dict[str, Any]], Field(min_length=1)]
-    tools: ListOf[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-
-def check_variables(given: dict[str, Any] | None) -> dict[str, Any]:
-    """Variables for the chat template.
-
-    Raises:
-        RequestError: a variable that is the conversation itself, or a function of every template.
-    """
-    for name in given or {}:
-        if name in ("messages", "tools", "self") or name in FUNCTIONS:
-            raise RequestError(f"chat_template_kwargs must not replace {name}", field="chat_template_kwargs")
-    return given or {}
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Schema)
@@ -342,8 +375,7 @@ def read(schema: type[AnyRequest], value: object) -> AnyRequest:
         request = schema.model_validate(value)
     except ValidationError as error:
         raise invalid(error, value) from None
-    if isinstance(request, Request):
-        request.check_supported()
+    request.check_supported()
     return request
 
 

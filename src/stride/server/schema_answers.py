@@ -168,6 +168,10 @@ class TokenCount(Answer):
     input_tokens: int
 
 
+class InputTokens(TokenCount):
+    object: Literal["response.input_tokens"]
+
+
 class ResponsesResponse(Answer):
     id: str
     object: Literal["response"]
@@ -233,5 +237,5 @@ EVENTS = "text/event-stream"
 
 def answers(model: Any, streamed: bool = False, media_type: str = EVENTS) -> dict[int | str, dict[str, Any]]:
     """A route's responses for the document: one in whole, and, where it may stream, its events."""
-    content = {media_type: {"schema": {"type": "string"}}} if streamed else {}
+    content: dict[str, Any] = {media_type: {}} if streamed else {}
     return {200: {"model": model, "description": "The answer", "content": content}}

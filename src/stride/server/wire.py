@@ -47,6 +47,11 @@ def usage(counts: Usage) -> dict[str, Any]:
     }
 
 
+def input_tokens(n: int) -> dict[str, Any]:
+    """Tokens of a prompt, as OpenAI's clients count them."""
+    return {"object": "response.input_tokens", "input_tokens": n}
+
+
 def timings(measured: Timings) -> dict[str, Any]:
     drafts = {"draft_n": measured.draft_n, "draft_n_accepted": measured.draft_n_accepted}
     return {

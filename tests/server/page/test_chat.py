@@ -171,6 +171,7 @@ def test_defaults_are_the_servers(page):
     page = page(sampling={"temperature": 0.7}).open()
     page.click("#open-settings")
     assert page.find("#settings [name=temperature]").get_attribute("placeholder") == "0.7"
+    assert page.find("#settings [name=max_tokens]").get_attribute("placeholder") == "no limit"
     page.press(page.keys.ESCAPE)
     page.wait(lambda: not page.all("dialog[open]"))
     page.ask("Hi", *HELLO)

@@ -30,15 +30,15 @@ def router(service: Service) -> APIRouter:
     async def messages(http: Request) -> Response:
         """The next turn of a conversation, whole or as server-sent events."""
         asked = read(MessagesRequest, await read_json(http, settings.max_body_bytes))
-        asked.check_supported()
         llm = await service.llm(http, asked.model)
+        constraints = service.constraints(asked)
         stream = await asyncio.to_thread(
             llm.chat_stream,
             asked.conversation,
             asked.offered,
-            asked.sampling(settings.sampling),
-            settings.template_kwargs,
-            asked.constraints,
+            service.sampling(asked),
+            service.template_variables(constraints, asked.chat_template_kwargs),
+            constraints,
         )
         answer = MessagesAnswer(service.name(llm), stream.prompt_tokens, asked.max_tokens, asked.shows_thinking)
         return await respond(http, stream, answer, asked, settings.ping_seconds)
@@ -49,11 +49,10 @@ def router(service: Service) -> APIRouter:
     async def count_tokens(http: Request) -> dict[str, Any]:
         """Tokens of the prompt that a conversation makes."""
         asked = read(MessagesPrompt, await read_json(http, settings.max_body_bytes))
-        asked.check_supported()
         llm = await service.llm(http, asked.model)
-        n = await asyncio.to_thread(
-            llm.count_tokens, asked.conversation, asked.offered, settings.template_kwargs, asked.constraints
-        )
+        constraints = asked.constraints
+        variables = service.template_variables(constraints, asked.chat_template_kwargs)
+        n = await asyncio.to_thread(llm.count_tokens, asked.conversation, asked.offered, variables, constraints)
         return {"input_tokens": n}
 
     return routes

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice, read_constraints
 from stride.errors import RequestError, UnsupportedError, shown
-from stride.server.schema import Int32, ListOf, Schema, Streamable, sampled
-from stride.types import Message, SamplingParams, Tool
+from stride.server.schema import Int32, ListOf, Schema, Streamable, TemplateVariables
+from stride.types import Message, Tool
 from stride.types import ToolCall as Call
 
 Block = dict[str, Any]
@@ -46,6 +46,8 @@ class MessagesOutputConfig(Schema):
 class MessagesPrompt(Streamable):
     """Body of ``/v1/messages/count_tokens``: what becomes the prompt."""
 
+    UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {"mcp_servers": ([],)}
+
     model: str | None = None
     messages: Annotated[ListOf[MessagesTurn], Field(min_length=1)]
     system: Content | None = None
@@ -55,15 +57,7 @@ class MessagesPrompt(Streamable):
     output_config: MessagesOutputConfig | None = None
     output_format: MessagesOutputFormat | None = None
     mcp_servers: ListOf[Any] | None = None
-
-    def check_supported(self) -> None:
-        """Refuse what would otherwise be ignored in silence.
-
-        Raises:
-            UnsupportedError: names the field.
-        """
-        if self.mcp_servers:
-            raise UnsupportedError("mcp_servers is not supported: connect to them in the client", field="mcp_servers")
+    chat_template_kwargs: TemplateVariables | None = None
 
     @property
     def conversation(self) -> list[Message]:
@@ -147,16 +141,16 @@ class MessagesRequest(MessagesPrompt):
     top_p: float | None = None
     stop_sequences: Annotated[ListOf[str], Field(max_length=256)] | None = None
 
-    def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
-        """How to sample: what the request says, else what the server was started with.
-
-        Raises:
-            RequestError: a value out of its range.
-        """
+    @property
+    def sampling_fields(self) -> dict[str, Any]:
+        """How to sample, in the names of `SamplingParams`; None where the request says nothing."""
         given = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
-        given["stop"] = self.stop_sequences
-        said = {name: value for name, value in given.items() if value is not None}
-        return sampled({**defaults, **said}, {"stop": "stop_sequences"})
+        return {**given, "stop": self.stop_sequences}
+
+    @property
+    def sampling_names(self) -> dict[str, str]:
+        """What the client calls fields of `SamplingParams`, by our names, where that differs."""
+        return {"stop": "stop_sequences"}
 
 
 def _user(content: Content, names: dict[str, str]) -> Iterator[Message]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -17,13 +16,14 @@ from stride.errors import UnsupportedError
 from stride.server import sse
 from stride.server.body import read_json
 from stride.server.embeddings import check_dimensions, embed
-from stride.server.ollama.answer import NDJSON, OllamaAnswer
+from stride.server.ollama.answer import NDJSON, OllamaAnswer, Times
 from stride.server.ollama.cards import card, description
 from stride.server.ollama.request import (
     OllamaChatRequest,
     OllamaEmbeddingsRequest,
     OllamaEmbedRequest,
     OllamaGenerateRequest,
+    OllamaRequest,
     OllamaShowRequest,
 )
 from stride.server.respond import respond
@@ -47,8 +47,22 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/api")
     settings = service.settings
 
-    async def llm(http: Request, name: str | None) -> LLM:
-        return await service.llm(http, _without_default_tag(name, service.models.names))
+    def known(name: str | None) -> str | None:
+        return _without_default_tag(name, service.models.names)
+
+    async def llm(http: Request, name: str | None, times: Times | None = None) -> LLM:
+        model = await service.llm(http, known(name))
+        if times is not None:
+            times.loaded()
+        return model
+
+    async def without_words(http: Request, asked: OllamaRequest, form: Literal["chat", "generate"]) -> Response:
+        """Load the model, or let it go."""
+        if asked.unloads:
+            await asyncio.to_thread(service.models.unload, known(asked.model))
+            return JSONResponse(OllamaAnswer(asked.model or "", form, Times()).without_words("unload"))
+        model = await llm(http, asked.model)
+        return JSONResponse(OllamaAnswer(service.name(model), form, Times()).without_words("load"))
 
     @routes.post(
         "/chat",
@@ -58,18 +72,20 @@ def router(service: Service) -> APIRouter:
     )
     async def chat(http: Request) -> Response:
         """The next turn of a conversation, on lines of JSON or whole."""
+        times = Times()
         asked = read(OllamaChatRequest, await read_json(http, settings.max_body_bytes))
-        model = await llm(http, asked.model)
-        answer = OllamaAnswer(service.name(model), "chat")
         if not asked.messages:
-            return JSONResponse(answer.loaded())
+            return await without_words(http, asked, "chat")
+        model = await llm(http, asked.model, times)
+        answer = OllamaAnswer(service.name(model), "chat", times)
+        constraints = service.constraints(asked)
         stream = await asyncio.to_thread(
             model.chat_stream,
             asked.conversation,
             asked.tools or (),
-            asked.sampling(settings.sampling),
-            settings.template_kwargs,
-            asked.constraints,
+            service.sampling(asked),
+            service.template_variables(constraints),
+            constraints,
         )
         return await respond(http, stream, answer, asked, settings.ping_seconds)
 
@@ -81,19 +97,18 @@ def router(service: Service) -> APIRouter:
     )
     async def generate(http: Request) -> Response:
         """An answer to one prompt, or its continuation, on lines of JSON or whole."""
+        times = Times()
         asked = read(OllamaGenerateRequest, await read_json(http, settings.max_body_bytes))
-        asked.check_supported()
-        model = await llm(http, asked.model)
-        answer = OllamaAnswer(service.name(model), "generate")
-        params = asked.sampling(settings.sampling)
         if not asked.prompt:
-            return JSONResponse(answer.loaded())
+            return await without_words(http, asked, "generate")
+        model = await llm(http, asked.model, times)
+        answer = OllamaAnswer(service.name(model), "generate", times)
+        params, constraints = service.sampling(asked), service.constraints(asked)
         if asked.raw:
             stream = await asyncio.to_thread(model.stream, asked.prompt, params, asked.text_format)
         else:
-            stream = await asyncio.to_thread(
-                model.chat_stream, asked.conversation, (), params, settings.template_kwargs, asked.constraints
-            )
+            variables = service.template_variables(constraints)
+            stream = await asyncio.to_thread(model.chat_stream, asked.conversation, (), params, variables, constraints)
         return await respond(http, stream, answer, asked, settings.ping_seconds)
 
     @routes.post(
@@ -101,20 +116,19 @@ def router(service: Service) -> APIRouter:
     )
     async def vectors(http: Request) -> Response:
         """Vectors of texts. Without a text it loads the model."""
-        started = time.perf_counter_ns()
+        times = Times()
         asked = read(OllamaEmbedRequest, await read_json(http, settings.max_body_bytes))
-        model = await llm(http, asked.model)
+        model = await llm(http, asked.model, times)
         check_dimensions(asked.dimensions, model)
         head: dict[str, Any] = {"model": service.name(model)}
         if asked.input in (None, [], [""]):
             return JSONResponse({**head, "embeddings": []})
         done = await embed(http, model, asked.input or [], "input", truncate=asked.truncate is not False)
-        head |= {"load_duration": 0, "prompt_eval_count": done.usage.prompt_tokens}
+        head["prompt_eval_count"] = done.usage.prompt_tokens
 
         def render() -> bytes:
             found = normalized(done.vectors, EUCLIDEAN)
-            spent = {"total_duration": time.perf_counter_ns() - started}
-            return sse.with_list({**head, **spent}, "embeddings", map(np.ndarray.tolist, found))
+            return sse.with_list({**head, **times.told()}, "embeddings", map(np.ndarray.tolist, found))
 
         return Response(await asyncio.to_thread(render), media_type="application/json")
 

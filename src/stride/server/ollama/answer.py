@@ -32,15 +32,34 @@ NDJSON = sse.Framing(
 )
 
 
+class Times:
+    """What a request's time went into, in nanoseconds; it begins now."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter_ns()
+        self._load = 0
+
+    def loaded(self) -> None:
+        """The model is there."""
+        self._load = time.perf_counter_ns() - self._started
+
+    def told(self) -> dict[str, int]:
+        return {"total_duration": time.perf_counter_ns() - self._started, "load_duration": self._load}
+
+
 class OllamaAnswer:
-    """One answer of ``/api/chat`` or ``/api/generate``. A tool call is told when it is complete."""
+    """One answer of ``/api/chat`` or ``/api/generate``. A tool call is told when it is complete.
+
+    Args:
+        times: when its request came, and what that waited for its model.
+    """
 
     framing = NDJSON
 
-    def __init__(self, model: str, form: Literal["chat", "generate"]) -> None:
+    def __init__(self, model: str, form: Literal["chat", "generate"], times: Times) -> None:
         self._model = model
         self._form = form
-        self._started = time.perf_counter_ns()
+        self._times = times
         self._call: ToolCallStart | None = None
         self._arguments = ""
         self._tokens: list[ChosenToken] = []
@@ -75,9 +94,9 @@ class OllamaAnswer:
         end = self._end(completion.finish_reason, completion.usage, completion.timings)
         return {**self._chunk(completion.text, said.reasoning or "", calls), **end}
 
-    def loaded(self) -> dict[str, Any]:
-        """The answer to nobody's words: the model is there."""
-        return {**self._chunk(), "done": True, "done_reason": "load"}
+    def without_words(self, reason: Literal["load", "unload"]) -> dict[str, Any]:
+        """The answer to nobody's words: the model is there, or may go."""
+        return {**self._chunk(), "done": True, "done_reason": reason}
 
     def _called(self) -> list[dict[str, Any]]:
         """The call that is complete by now."""
@@ -108,8 +127,7 @@ class OllamaAnswer:
         return {
             "done": True,
             "done_reason": "length" if reason == "length" else "stop",
-            "total_duration": time.perf_counter_ns() - self._started,
-            "load_duration": 0,
+            **self._times.told(),
             "prompt_eval_count": usage.prompt_tokens,
             "prompt_eval_duration": round(1e6 * timings.prompt_ms),
             "eval_count": usage.completion_tokens,

@@ -1,4 +1,4 @@
-"""Models as Ollama's clients list them. What is in a model's file is known once it is loaded."""
+"""Models as Ollama's clients list them. What is in a model, and not only of its file, is known once it is loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stride.api import LLM
+from stride.server.models import ModelFile
 from stride.server.service import Service
 
 NEVER = "9999-12-31T23:59:59Z"
@@ -18,14 +19,13 @@ def card(service: Service, name: str, llm: LLM | None) -> dict[str, Any]:
     """A model in a list."""
     shown = name if llm is None else service.name(llm)
     facts = {"name": shown, "model": shown, "modified_at": _modified(None), "size": 0, "digest": "", "details": {}}
+    file = service.models.files.get(name) if llm is None else ModelFile(Path(llm.info["path"]), llm.info["file_bytes"])
+    if file is not None:
+        facts |= {"modified_at": _modified(file.path), "size": file.n_bytes, "digest": _digest(file.path)}
     if llm is None:
         return facts
-    path = Path(llm.info["path"])
     return {
         **facts,
-        "modified_at": _modified(path),
-        "size": llm.info["file_bytes"],
-        "digest": _digest(path),
         "details": details(llm),
         "expires_at": NEVER,
         "size_vram": 0,

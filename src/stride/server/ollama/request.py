@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from stride.chat.constraints import Constraints, TextFormat
-from stride.errors import RequestError, UnsupportedError
+from stride.errors import RequestError
 from stride.server.schema import (
     MAX_N_PROBS,
     MAX_TEXTS,
@@ -17,9 +18,9 @@ from stride.server.schema import (
     SamplingFields,
     Schema,
     Streamable,
-    sampled,
 )
-from stride.types import SamplingParams
+
+_NO_TIME = re.compile(r"0+(\.0+)?(ns|us|µs|ms|s|m|h)?")
 
 
 class OllamaOptions(SamplingFields):
@@ -44,25 +45,31 @@ class OllamaRequest(Streamable):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_N_PROBS)] | None = None
 
-    def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
-        """How to sample: what the request says, else what the server was started with.
-
-        Raises:
-            RequestError: a value out of its range.
-        """
+    @property
+    def sampling_fields(self) -> dict[str, Any]:
+        """How to sample, in the names of `SamplingParams`."""
         given = (self.options or OllamaOptions()).model_dump(exclude_none=True)
         if "num_predict" in given:
             given["max_tokens"] = max(-1, given.pop("num_predict"))
         if self.logprobs:
             given["logprobs"] = self.top_logprobs or 0
-        names = {name: f"options.{name}" for name in OllamaOptions.model_fields}
-        return sampled({**defaults, **given}, {**names, "max_tokens": "options.num_predict"})
+        return given
+
+    @property
+    def sampling_names(self) -> dict[str, str]:
+        """What the client calls fields of `SamplingParams`, by our names, where that differs."""
+        return {**{name: f"options.{name}" for name in OllamaOptions.model_fields}, "max_tokens": "options.num_predict"}
 
     @property
     def constraints(self) -> Constraints:
         """What the answer must be."""
         effort = self.think if isinstance(self.think, str) else "none" if self.think is False else None
         return Constraints(text=self.text_format, reasoning_effort=effort)
+
+    @property
+    def unloads(self) -> bool:
+        """Whether the model is to leave memory at once: ``keep_alive`` is 0, as a number or as a text such as "0s"."""
+        return self.keep_alive is not None and _NO_TIME.fullmatch(str(self.keep_alive)) is not None
 
     @property
     def text_format(self) -> TextFormat | None:
@@ -140,6 +147,8 @@ class OllamaGenerateRequest(OllamaRequest):
     Without a prompt it loads the model.
     """
 
+    UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {"suffix": ("",), "template": ("",), "context": ([],)}
+
     prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
@@ -155,10 +164,8 @@ class OllamaGenerateRequest(OllamaRequest):
             RequestError: an image.
             UnsupportedError: names the field.
         """
+        super().check_supported()
         _refuse_images(self.images, "images")
-        for name in ("suffix", "template", "context"):
-            if getattr(self, name):
-                raise UnsupportedError(f"{name} is not supported", field=name)
 
     @property
     def conversation(self) -> list[dict[str, Any]]:

@@ -48,7 +48,8 @@ export class SettingsDialog {
     }
     for (const name of ["temperature", "top_p", "top_k", "max_tokens"]) {
       const value = defaults[name];
-      this.form.elements[name].placeholder = value === undefined ? "default" : String(value);
+      const isUnlimited = name === "max_tokens" && value < 0;
+      this.form.elements[name].placeholder = value === undefined ? "default" : isUnlimited ? "no limit" : String(value);
     }
     this.checkTools();
     this.dialog.showModal();

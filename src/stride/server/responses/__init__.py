@@ -17,8 +17,9 @@ from stride.server.responses.items import conversation
 from stride.server.responses.request import ResponsesRequest
 from stride.server.responses.store import Store
 from stride.server.schema import openapi_body, read
-from stride.server.schema_answers import ResponsesResponse, answers
+from stride.server.schema_answers import InputTokens, ResponsesResponse, answers
 from stride.server.service import Service
+from stride.server.wire import input_tokens
 from stride.types import Message
 
 
@@ -26,6 +27,14 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/responses")
     settings = service.settings
     store = Store()
+
+    def messages(who: str, asked: ResponsesRequest) -> list[Message]:
+        history = conversation([*store.history(who, asked.previous_response_id), *asked.items])
+        if not asked.items or not history:
+            raise RequestError("input must end with somebody's words or a tool's output", field="input")
+        if history[-1].tool_calls:
+            raise RequestError("input ends with a function call, whose output must follow", field="input")
+        return [*([Message("system", asked.instructions)] if asked.instructions else []), *history]
 
     @routes.post(
         "",
@@ -36,23 +45,16 @@ def router(service: Service) -> APIRouter:
     async def create(http: Request) -> Response:
         """The next turn of a conversation, whole or as server-sent events."""
         asked = read(ResponsesRequest, await read_json(http, settings.max_body_bytes))
-        asked.check_supported()
         llm = await service.llm(http, asked.model)
         who = http.scope[KEY]
-        history = conversation([*store.history(who, asked.previous_response_id), *asked.items])
-        if not asked.items or not history:
-            raise RequestError("input must end with somebody's words or a tool's output", field="input")
-        if history[-1].tool_calls:
-            raise RequestError("input ends with a function call, whose output must follow", field="input")
-        instructions = [Message("system", asked.instructions)] if asked.instructions else []
-        params = asked.sampling(settings.sampling)
+        params, constraints = service.sampling(asked), service.constraints(asked)
         stream = await asyncio.to_thread(
             llm.chat_stream,
-            [*instructions, *history],
+            messages(who, asked),
             asked.offered,
             params,
-            settings.template_kwargs,
-            asked.constraints,
+            service.template_variables(constraints, asked.chat_template_kwargs),
+            constraints,
         )
 
         def keep(response: dict[str, Any]) -> None:
@@ -61,6 +63,22 @@ def router(service: Service) -> APIRouter:
 
         answer = ResponsesAnswer(service.name(llm), asked, params, keep)
         return await respond(http, stream, answer, asked, settings.ping_seconds)
+
+    @routes.post(
+        "/input_tokens",
+        response_model=None,
+        responses=answers(InputTokens),
+        openapi_extra=openapi_body(ResponsesRequest),
+    )
+    async def count(http: Request) -> dict[str, Any]:
+        """Tokens of the prompt that a conversation makes."""
+        asked = read(ResponsesRequest, await read_json(http, settings.max_body_bytes))
+        llm = await service.llm(http, asked.model)
+        service.sampling(asked)  # what would be wrong with the request for an answer is wrong with this one
+        constraints = asked.constraints
+        variables = service.template_variables(constraints, asked.chat_template_kwargs)
+        turns = messages(http.scope[KEY], asked)
+        return input_tokens(await asyncio.to_thread(llm.count_tokens, turns, asked.offered, variables, constraints))
 
     @routes.get("/{response_id}")
     async def retrieve(http: Request, response_id: str) -> dict[str, Any]:

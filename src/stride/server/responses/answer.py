@@ -81,18 +81,23 @@ class ResponsesAnswer:
                 self._tokens += tokens
                 return []
             case ReasoningDelta(text):
+                self._tokens = []  # what is told are the text's
                 begin = self._begin("reasoning")
                 self._part()["text"] += text
                 return [*begin, self._piece("response.reasoning_text.delta", delta=text)]
             case ContentDelta(text):
                 begin = self._begin("message")
+                if begin:
+                    self._tokens = _ending(self._tokens, text)
                 told = self._logprobs()
                 self._part()["text"] += text
                 self._part()["logprobs"] += told
                 return [*begin, self._piece("response.output_text.delta", delta=text, logprobs=told)]
             case ToolCallStart(_, call_id, name):
+                self._tokens = []
                 return [*self._close(), self._add(_function_call(call_id, name, ""))]
             case ToolCallDelta(_, arguments):
+                self._tokens = []
                 self._output[-1]["arguments"] += arguments
                 return [self._item_event("response.function_call_arguments.delta", delta=arguments)]
 
@@ -185,6 +190,16 @@ class ResponsesAnswer:
         """Of the tokens that have not been told."""
         tokens, self._tokens = self._tokens, []
         return [{**logprob(token.chosen), "top_logprobs": [logprob(other) for other in token.top]} for token in tokens]
+
+
+def _ending(tokens: Sequence[ChosenToken], text: str) -> list[ChosenToken]:
+    """The last tokens, that make a text; those before it end a thought."""
+    n_bytes = len(text.encode())
+    start = len(tokens)
+    while start and n_bytes > 0:
+        start -= 1
+        n_bytes -= len(tokens[start].chosen.text)
+    return list(tokens[start:])
 
 
 def _status(reason: FinishReason) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from stride.chat.constraints import Constraints, NamedTool, TextFormat, ToolChoice
 from stride.errors import RequestError, UnsupportedError, shown
 from stride.server.responses.items import Item
-from stride.server.schema import MAX_N_PROBS, Int32, ListOf, Schema, Streamable, sampled
-from stride.types import SamplingParams, Tool
+from stride.server.schema import MAX_N_PROBS, Int32, ListOf, Schema, Streamable, TemplateVariables
+from stride.types import Tool
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -19,6 +19,9 @@ class ResponsesFormat(Schema):
     """What the text must match."""
 
     type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
@@ -50,6 +53,13 @@ class ResponsesAllowedTools(Schema):
 class ResponsesRequest(Streamable):
     """Body of ``/v1/responses``."""
 
+    UNSUPPORTED: ClassVar[dict[str, tuple[object, ...]]] = {
+        "background": (False,),
+        "conversation": ("",),
+        "prompt": ({},),
+        "truncation": ("disabled",),
+    }
+
     model: str | None = None
     input: Annotated[str | ListOf[dict[str, Any]], Field(min_length=1)]
     instructions: str | None = None
@@ -74,16 +84,7 @@ class ResponsesRequest(Streamable):
     background: bool | None = None
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
-
-    def check_supported(self) -> None:
-        """Refuse what would otherwise be ignored in silence.
-
-        Raises:
-            UnsupportedError: names the field.
-        """
-        for name in ("background", "conversation", "prompt"):
-            if getattr(self, name):
-                raise UnsupportedError(f"{name} is not supported", field=name)
+    chat_template_kwargs: TemplateVariables | None = None
 
     @property
     def items(self) -> list[Item]:
@@ -122,21 +123,21 @@ class ResponsesRequest(Streamable):
             reasoning_effort=self.reasoning.effort if self.reasoning else None,
         )
 
-    def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
-        """How to sample: what the request says, else what the server was started with.
-
-        Raises:
-            RequestError: a value out of its range.
-        """
+    @property
+    def sampling_fields(self) -> dict[str, Any]:
+        """How to sample, in the names of `SamplingParams`; None where the request says nothing."""
         wants_logprobs = self.top_logprobs or LOGPROBS in (self.include or ())
-        given = {
+        return {
             "max_tokens": self.max_output_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "logprobs": (self.top_logprobs or 0) if wants_logprobs else None,
         }
-        said = {name: value for name, value in given.items() if value is not None}
-        return sampled({**defaults, **said}, {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"})
+
+    @property
+    def sampling_names(self) -> dict[str, str]:
+        """What the client calls fields of `SamplingParams`, by our names, where that differs."""
+        return {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
 
     def _tool_choice(self) -> ToolChoice:
         match self.tool_choice:
