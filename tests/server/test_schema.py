@@ -10,11 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from stride.errors import RequestError
+from stride.server import Settings
 from stride.server.anthropic.request import MessagesRequest
 from stride.server.embeddings import EmbeddingsRequest
 from stride.server.ollama.request import OllamaChatRequest
 from stride.server.responses.request import ResponsesRequest
 from stride.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest, Schema, read
+from stride.server.service import Service
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -81,7 +83,7 @@ def test_many_errors_take_no_memory(schema, body):
         (ChatRequest, {**HELLO, "stop": ["a", 1]}, "stop[1]"),
         (ChatRequest, {}, "messages"),
         (ChatRequest, {"messages": [{}, 1]}, "messages[1]"),
-        (CompletionRequest, {"prompt": ["a", [1, "b"]]}, "prompt[1][1]"),
+        (CompletionRequest, {"prompt": ["a", [1, True]]}, "prompt[1][1]"),
         (OllamaChatRequest, {"options": {"temperature": "hot"}}, "options.temperature"),
         (OllamaChatRequest, {"messages": [{"role": "user"}, {"content": "Hi"}]}, "messages[1].role"),
         (MessagesRequest, {**HELLO, "max_tokens": 1, "tool_choice": {"type": "x"}}, "tool_choice.type"),
@@ -114,8 +116,9 @@ def test_an_error_names_the_place(schema, body, field):
     ],
 )
 def test_sampling_is_refused_by_the_clients_names(schema, body, field):
+    service = Service(None, Settings())  # type: ignore[arg-type]
     with pytest.raises(RequestError) as caught:
-        read(schema, body).sampling({})
+        service.sampling(read(schema, body))
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{field} ")
 

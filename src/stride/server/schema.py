@@ -33,7 +33,13 @@ def strings(value: object) -> object:
 
 
 def _prompts(value: object) -> object:
-    """One prompt, a text or token ids, texts among them, as a list of prompts."""
+    """One prompt, a text or token ids, as a list of prompts."""
+    one = isinstance(value, str) or (isinstance(value, list) and all(type(item) is int for item in value))
+    return [value] if one else value
+
+
+def _mixed_prompts(value: object) -> object:
+    """As `_prompts`, but texts may stand among token ids."""
     prompts = [value] if isinstance(value, str) or _has_ids(value) or value == [] else value
     if isinstance(prompts, list) and any(isinstance(item, list) and item and not _has_ids(item) for item in prompts):
         raise ValueError("a list in it must have token ids")
@@ -41,7 +47,6 @@ def _prompts(value: object) -> object:
 
 
 def _has_ids(value: object) -> bool:
-    """Texts may stand between them."""
     return isinstance(value, list) and any(type(item) is int for item in value)
 
 
@@ -73,7 +78,9 @@ TemplateVariables = Annotated[dict[str, Any], AfterValidator(_variables)]
 """Variables for the chat template; none is the conversation itself, or a function of every template."""
 STRINGS = BeforeValidator(strings, json_schema_input_type=str | list[str])
 PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str | list[int]])
-MIXED_PROMPTS = BeforeValidator(_prompts, json_schema_input_type=str | list[int | str] | list[str | list[int | str]])
+MIXED_PROMPTS = BeforeValidator(
+    _mixed_prompts, json_schema_input_type=str | list[int | str] | list[str | list[int | str]]
+)
 _TOKEN_BIASES = BeforeValidator(_token_biases, json_schema_input_type=dict[str, float] | list[list[int | float | bool]])
 
 
