@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from stride import LLM, SamplingParams, api, demo, memory
+from stride import LLM, SamplingParams, demo, memory
 from stride.chat.stream import StreamParser, collect
 from stride.chat.template import builtin
 from stride.engine import Finished, Token
@@ -240,7 +240,7 @@ def test_stop_strings_are_refused_by_name_where_they_are_none():
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers(monkeypatch):
-    monkeypatch.setattr(api.memory, "machine_memory", lambda: Memory(1 << 20, 1 << 50))
+    monkeypatch.setattr(memory, "machine_memory", lambda: Memory(1 << 20, 1 << 50))
     with pytest.raises(
         InsufficientMemoryError, match=r"does not fit: .* MiB are needed .*1 MiB are available"
     ) as caught:
@@ -252,7 +252,7 @@ def test_a_context_that_does_not_fit_is_shortened_unless_it_was_asked_for(monkey
     with LLM(n_ctx=0) as model:
         plan = model.plan
     assert plan.n_ctx == model.config.context_length
-    monkeypatch.setattr(api.memory, "machine_memory", lambda: Memory(plan.needed - plan.cache * 2 // 5, 1 << 50))
+    monkeypatch.setattr(memory, "machine_memory", lambda: Memory(plan.needed - plan.cache * 2 // 5, 1 << 50))
     plans = []
     with LLM(n_ctx=0, n_parallel=1, kv_type="f16", planned=plans.append) as model:
         assert 512 <= model.n_ctx < plan.n_ctx

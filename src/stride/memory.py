@@ -7,10 +7,12 @@ plan leaves room for all of them. When memory falls short nonetheless, because o
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import ClassVar, Literal
 
 import psutil
@@ -37,6 +39,8 @@ LEAST_CONTEXT = 512
 CONTEXT_STEP = 256
 """Contexts that a plan chooses are multiples of this."""
 BYTES_PER_VALUE: dict[KVType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+RECENT_SECONDS = 0.02
+"""Age at which what the system says of its memory is asked anew."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -259,6 +263,20 @@ def size(n_bytes: int) -> str:
 # --- while it runs ----------------------------------------------------------------------------
 
 
+class _Recent:
+    """`machine_memory` as it was a moment ago: asking the system takes longer than all else that an answer does."""
+
+    def __init__(self) -> None:
+        self._found = Memory(0, 0)
+        self._at = -math.inf
+
+    def __call__(self) -> Memory:
+        now = perf_counter()
+        if now - self._at > RECENT_SECONDS:
+            self._found, self._at = machine_memory(), now
+        return self._found
+
+
 class Room:
     """Answers an engine whether its requests may start: what all engines of this process still come to touch must fit.
 
@@ -269,9 +287,9 @@ class Room:
     _promised: ClassVar[dict[Room, int]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, config: ModelConfig, kind: KVType, memory: Callable[[], Memory] = machine_memory) -> None:
+    def __init__(self, config: ModelConfig, kind: KVType, memory: Callable[[], Memory] | None = None) -> None:
         self._page_bytes = page_bytes(config, kind)
-        self._memory = memory
+        self._memory = memory or _Recent()
 
     def __call__(self, fresh_pages: Sequence[int]) -> bool:
         wanted = sum(n * count for n, count in zip(self._page_bytes, fresh_pages, strict=True))

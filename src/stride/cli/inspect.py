@@ -37,9 +37,9 @@ def command(
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure this machine's memory bandwidth.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
-    from stride.api import model_path
     from stride.errors import RequestError
     from stride.gguf import open_gguf
+    from stride.load import model_path
 
     if cache_type not in ("f32", "f16", "q8_0"):
         raise RequestError(f"--cache-type is {cache_type!r}, but must be f32, f16 or q8_0", field="cache_type")
