@@ -184,7 +184,10 @@ def test_a_stream_splits_reasoning_content_and_parallel_calls(llm, monkeypatch):
         for name, key in (("get_weather", "location"), ("calculate", "expression"))
     ]
     monkeypatch.setattr(llm, "engine", ScriptedEngine(llm.tokenizer.encode(said, special=True)))
-    done = Stream(llm.engine, llm.tokenizer, [1], SamplingParams(), StreamParser(llm.tool_format, tools, True)).result()
+    parser = StreamParser(llm.tool_format, tools, True)
+    stream = Stream(llm.engine, llm.tokenizer, [1], SamplingParams(), parser)
+    llm.engine.submit(stream.request)
+    done = stream.result()
     assert done.finish_reason == "tool_calls"
     assert done.message.reasoning == "Both are independent."
     assert done.message.content == "One moment."
@@ -580,3 +583,30 @@ def test_thoughts_and_what_is_truncated_may_be_long(llm):
     turns = [Message("user", "a"), Message("assistant", f"<think>{long}</think>b"), Message("user", "c")]
     assert llm.count_tokens(turns) < llm.n_ctx
     assert llm.embeddings(long, truncate=True).result().usage.prompt_tokens == llm.n_ctx
+
+
+def test_closing_a_view_leaves_the_model_open(llm):
+    with llm.scoped("a") as view, view.grouped():
+        pass
+    assert llm.generate("Hello", max_tokens=1, temperature=0).text
+
+
+def test_logits_of_all_that_the_context_holds_and_no_more(llm):
+    assert llm.logits([5] * 512).shape == (512, llm.config.n_vocab)
+    with pytest.raises(ContextOverflowError):
+        llm.logits([5] * 513)
+
+
+@pytest.mark.parametrize(
+    ("ask", "field"),
+    [
+        (lambda llm: llm.generate("a\ud800"), "prompt"),
+        (lambda llm: llm.chat([{"role": "user", "content": "a\ud800"}]), "messages"),
+        (lambda llm: llm.embed(["a\ud800"]), "texts"),
+        (lambda llm: llm.tokenize("a\ud800"), "text"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_by_name(llm, ask, field):
+    with pytest.raises(RequestError, match="surrogate") as caught:
+        ask(llm)
+    assert caught.value.field == field

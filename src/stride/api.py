@@ -234,7 +234,7 @@ class LLM:
         mask: LogitsMask | None,
         tell_prompt_from: int | None = None,
     ) -> Stream:
-        return Stream(
+        stream = Stream(
             self.engine,
             self.tokenizer,
             ids,
@@ -245,6 +245,8 @@ class LLM:
             self._group,
             tell_prompt_from,
         )
+        self.engine.submit(stream.request)
+        return stream
 
     def scoped(self, cache_scope: str) -> Self:
         """The same model for one user: requests share prompts, and what their times tell, only within a scope."""

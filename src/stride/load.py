@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -62,7 +62,9 @@ class LoadOptions:
         for name in ("queue_seconds", "request_seconds"):
             seconds = getattr(self, name)
             # of not a number, no comparison is true
-            self._require(name, isinstance(seconds, Real) and not isinstance(seconds, bool) and seconds > 0, "above 0")
+            self._require(
+                name, isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0, "above 0"
+            )
         kinds = (*get_args(KVType), "auto")
         self._require("kv_type", self.kv_type in kinds, f"one of {', '.join(kinds)}")
         template = self.chat_template

@@ -10,6 +10,9 @@ from stride.errors import RequestError
 from stride.ops.api import KVType
 from stride.types import SamplingParams
 
+LOGITS_BYTES = 64 << 20
+"""Memory of a step's logits after the tokens of prompts, where those are wanted."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from time import perf_counter
 from typing import Any, TypeVar
 
-from stride.engine.config import EngineConfig, EngineMetrics, SlotState
+from stride.engine.config import LOGITS_BYTES, EngineConfig, EngineMetrics, SlotState
 from stride.engine.kv import PagedCache
 from stride.engine.measures import Measures
 from stride.engine.pooling import Pool
@@ -33,8 +33,6 @@ from stride.errors import (
 from stride.ops.api import FloatArray
 from stride.types import FinishReason
 
-LOGITS_BYTES = 64 << 20
-"""Memory of a step's logits after the tokens of prompts, where those are wanted."""
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 

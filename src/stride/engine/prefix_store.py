@@ -59,14 +59,10 @@ class PrefixStore:
     Args:
         folder: where; made if it is not there. Files of other ``identity`` are left alone, while there is room.
         identity: names the model, backend and type of the cache: whatever must be equal for pages to be of use.
-        most_bytes: of the files in the folder.
     """
 
-    def __init__(
-        self, folder: Path, identity: str, prefixes: PrefixCache, runner: Runner, most_bytes: int = DISK_BYTES
-    ) -> None:
+    def __init__(self, folder: Path, identity: str, prefixes: PrefixCache, runner: Runner) -> None:
         self._all = folder
-        self._most_bytes = most_bytes
         self._n_bytes = 0  # in the folder, as far as this process knows
         self._n_steps = 0
         self._folder = folder / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
@@ -140,18 +136,18 @@ class PrefixStore:
             n_bytes = file.tell()
         os.replace(partial, self._path(node.digest))
         self._n_bytes += n_bytes
-        if self._n_bytes > self._most_bytes:
+        if self._n_bytes > DISK_BYTES:
             self._make_room()
 
     def _make_room(self) -> None:
         """Take away files where there are too many bytes, until a tenth of the room is free; and folders left empty."""
         stats = {path: stat for path in self._all.glob(f"*/*{SUFFIX}") if (stat := _stat(path))}
         self._n_bytes = sum(stat.st_size for stat in stats.values())
-        if self._n_bytes > self._most_bytes:
+        if self._n_bytes > DISK_BYTES:
             for path in _longest_unused({path: stat.st_mtime_ns for path, stat in stats.items()}):
                 path.unlink(missing_ok=True)
                 self._n_bytes -= stats[path].st_size
-                if self._n_bytes <= self._most_bytes * 9 // 10:
+                if self._n_bytes <= DISK_BYTES * 9 // 10:
                     break
         for folder in self._all.iterdir():
             if _FOLDER.fullmatch(folder.name) and folder != self._folder and not any(folder.iterdir()):
