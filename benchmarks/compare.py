@@ -28,10 +28,10 @@ import psutil
 from limits import BANDWIDTH_BYTES, Work, read_work
 
 from stride import _cpu
-from stride.api import model_path
 from stride.bench.machine import machine
 from stride.bench.statistics import Summary, summarize
 from stride.gguf import open_gguf
+from stride.load import model_path
 from stride.ops import packed
 from stride.ops.cpu import choose_isa, default_threads
 

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from stride import LLM, SamplingParams, api, demo, memory
+from stride import LLM, SamplingParams, demo, memory
 from stride.chat.stream import StreamParser, collect
 from stride.chat.template import builtin
 from stride.engine import Finished, Token
@@ -184,7 +184,10 @@ def test_a_stream_splits_reasoning_content_and_parallel_calls(llm, monkeypatch):
         for name, key in (("get_weather", "location"), ("calculate", "expression"))
     ]
     monkeypatch.setattr(llm, "engine", ScriptedEngine(llm.tokenizer.encode(said, special=True)))
-    done = Stream(llm.engine, llm.tokenizer, [1], SamplingParams(), StreamParser(llm.tool_format, tools, True)).result()
+    parser = StreamParser(llm.tool_format, tools, True)
+    stream = Stream(llm.engine, llm.tokenizer, [1], SamplingParams(), parser)
+    llm.engine.submit(stream.request)
+    done = stream.result()
     assert done.finish_reason == "tool_calls"
     assert done.message.reasoning == "Both are independent."
     assert done.message.content == "One moment."
@@ -240,7 +243,7 @@ def test_stop_strings_are_refused_by_name_where_they_are_none():
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers(monkeypatch):
-    monkeypatch.setattr(api.memory, "machine_memory", lambda: Memory(1 << 20, 1 << 50))
+    monkeypatch.setattr(memory, "machine_memory", lambda: Memory(1 << 20, 1 << 50))
     with pytest.raises(
         InsufficientMemoryError, match=r"does not fit: .* MiB are needed .*1 MiB are available"
     ) as caught:
@@ -252,7 +255,7 @@ def test_a_context_that_does_not_fit_is_shortened_unless_it_was_asked_for(monkey
     with LLM(n_ctx=0) as model:
         plan = model.plan
     assert plan.n_ctx == model.config.context_length
-    monkeypatch.setattr(api.memory, "machine_memory", lambda: Memory(plan.needed - plan.cache * 2 // 5, 1 << 50))
+    monkeypatch.setattr(memory, "machine_memory", lambda: Memory(plan.needed - plan.cache * 2 // 5, 1 << 50))
     plans = []
     with LLM(n_ctx=0, n_parallel=1, kv_type="f16", planned=plans.append) as model:
         assert 512 <= model.n_ctx < plan.n_ctx
@@ -580,3 +583,30 @@ def test_thoughts_and_what_is_truncated_may_be_long(llm):
     turns = [Message("user", "a"), Message("assistant", f"<think>{long}</think>b"), Message("user", "c")]
     assert llm.count_tokens(turns) < llm.n_ctx
     assert llm.embeddings(long, truncate=True).result().usage.prompt_tokens == llm.n_ctx
+
+
+def test_closing_a_view_leaves_the_model_open(llm):
+    with llm.scoped("a") as view, view.grouped():
+        pass
+    assert llm.generate("Hello", max_tokens=1, temperature=0).text
+
+
+def test_logits_of_all_that_the_context_holds_and_no_more(llm):
+    assert llm.logits([5] * 512).shape == (512, llm.config.n_vocab)
+    with pytest.raises(ContextOverflowError):
+        llm.logits([5] * 513)
+
+
+@pytest.mark.parametrize(
+    ("ask", "field"),
+    [
+        (lambda llm: llm.generate("a\ud800"), "prompt"),
+        (lambda llm: llm.chat([{"role": "user", "content": "a\ud800"}]), "messages"),
+        (lambda llm: llm.embed(["a\ud800"]), "texts"),
+        (lambda llm: llm.tokenize("a\ud800"), "text"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_by_name(llm, ask, field):
+    with pytest.raises(RequestError, match="surrogate") as caught:
+        ask(llm)
+    assert caught.value.field == field

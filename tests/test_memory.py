@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from stride.engine.kv import PagedCache, pages_per_sequence
 from stride.errors import InsufficientMemoryError
 from stride.memory import (
     SPARE_BYTES,
-    WORKING_BYTES,
     Memory,
     Plan,
     Room,
@@ -23,8 +23,9 @@ from stride.memory import (
     page_bytes,
     plan,
     split_cache,
+    working_bytes,
 )
-from stride.models.config import DenseConfig, LayerConfig, ModelConfig, RopeConfig
+from stride.models.config import DenseConfig, LayerConfig, ModelConfig, MoeConfig, RopeConfig
 
 CHUNK = 64
 PLENTY = Memory(1 << 50, 1 << 50)
@@ -77,9 +78,9 @@ def test_a_sequence_never_holds_more_pages_than_planned(window, n_ctx, chunk, st
 
 
 def test_all_wishes_where_memory_is_plenty():
-    assert plan(CONFIG, WEIGHTS, Wishes(), CHUNK, PLENTY) == Plan(
-        8192, 4, "f16", WEIGHTS, 4 * cache_bytes(CONFIG, 8192, "f16", CHUNK), PLENTY.available, 8 << 30
-    )
+    cache, working = 4 * cache_bytes(CONFIG, 8192, "f16", CHUNK), working_bytes(CONFIG, 4, CHUNK)
+    expected = Plan(8192, 4, "f16", WEIGHTS, cache, working, PLENTY.available, 8 << 30)
+    assert plan(CONFIG, WEIGHTS, Wishes(), CHUNK, PLENTY) == expected
     assert plan(CONFIG, WEIGHTS, Wishes(n_ctx=0), CHUNK, PLENTY).n_ctx == 16384
     assert plan(CONFIG, WEIGHTS, Wishes(n_ctx=10**9, n_parallel=9, kv_type="f32"), CHUNK, PLENTY).n_ctx == 16384
 
@@ -106,7 +107,7 @@ def test_a_plan_fits_or_there_is_none(available, wished, count):
     try:
         made = plan(CONFIG, WEIGHTS, Wishes(wished, count), CHUNK, Memory(available, 8 << 30))
     except InsufficientMemoryError:
-        assert available < WEIGHTS * 1.03 + WORKING_BYTES + (64 << 20)
+        assert available < WEIGHTS * 1.03 + working_bytes(CONFIG, 4, CHUNK) + (64 << 20)
         return
     assert made.needed <= available
     assert made.n_parallel in ((1, 2, 3, 4) if count is None else (2,))
@@ -150,7 +151,7 @@ def test_earlier_prompts_get_of_what_is_left(wish, left, given):
 
 
 def test_a_plan_reads_well():
-    shown = str(Plan(4096, 2, "q8_0", 3 << 30, 1 << 28, 7 << 30, 1 << 30))
+    shown = str(Plan(4096, 2, "q8_0", 3 << 30, 1 << 28, 200 << 20, 7 << 30, 1 << 30))
     assert shown == (
         "memory: 3.5 GiB of 7.0 GiB available: weights 3.0 GiB, keys and values 256 MiB, "
         "working memory 292 MiB at most\ncontext: 4096 tokens for each of 2 at a time, keys and values as q8_0; "
@@ -214,4 +215,17 @@ def test_no_memory_is_asked_for_where_none_is_wanted():
 
 def test_working_memory_is_part_of_every_plan():
     with pytest.raises(InsufficientMemoryError):
-        plan(CONFIG, 0, Wishes(), CHUNK, Memory(WORKING_BYTES, WORKING_BYTES))
+        plan(CONFIG, 0, Wishes(), CHUNK, Memory(*2 * [working_bytes(CONFIG, 1, CHUNK)]))
+
+
+def test_working_memory_grows_with_whatever_takes_it():
+    wide = dataclasses.replace(CONFIG, n_embd=2 * CONFIG.n_embd)
+    experts = MoeConfig(16, 4, 8, "softmax", True, 1.0, shared_width=8)
+    mixed = dataclasses.replace(CONFIG, layers=(dataclasses.replace(CONFIG.layers[0], ffn=experts),))
+    words = dataclasses.replace(CONFIG, n_vocab=2 * CONFIG.n_vocab)
+    least = working_bytes(CONFIG, 1, CHUNK)
+    assert working_bytes(CONFIG, 2, CHUNK) == least + 4 * CONFIG.n_vocab
+    assert working_bytes(wide, 1, CHUNK) == least + 4 * CHUNK * 6 * CONFIG.n_embd
+    assert working_bytes(mixed, 1, CHUNK) == least + 4 * CHUNK * 2 * (5 * 8 - 8)
+    assert working_bytes(words, 1, CHUNK) > least + 600 * CONFIG.n_vocab
+    assert working_bytes(CONFIG, 1, 2 * CHUNK) > least

@@ -4,49 +4,32 @@ line, Python and HTTP."""
 from __future__ import annotations
 
 import copy
-import math
 import operator
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from stride import __version__, memory, ops
+from stride import facts
 from stride.chat.constraints import FIELDS, NO_CONSTRAINTS, Constraints, TextFormat, read_constraints
-from stride.chat.masks import AnswerMasks
-from stride.chat.messages import message as as_message
-from stride.chat.messages import tool as as_tool
-from stride.chat.parsers import detect_format
-from stride.chat.parsers.format import THINK
-from stride.chat.reasoning import effort_variables
+from stride.chat.prompt import Prompter
 from stride.chat.stream import StreamParser
-from stride.chat.template import ChatTemplate, RenderedPrompt, builtin
-from stride.chat.tokenizer import Tokenizer
-from stride.embeddings import EUCLIDEAN, Embeddings, check_pooling, normalized
-from stride.engine import Engine, EngineConfig
-from stride.errors import (
-    ContextOverflowError,
-    GenerationError,
-    InsufficientMemoryError,
-    ModelFileError,
-    RequestError,
-    UnsupportedError,
-)
-from stride.gguf import GGUFFile, Metadata, census, fingerprint, open_gguf
-from stride.memory import Plan, Wishes
-from stride.models import Decoder, Session, load_model, logits, read_config
+from stride.chat.texts import Texts
+from stride.embeddings import EUCLIDEAN, Embeddings, normalized
+from stride.errors import ContextOverflowError, GenerationError, RequestError
+from stride.load import LoadOptions, load
+from stride.logits import prompt_logits
+from stride.memory import Plan
+from stride.models import Decoder, Session
 from stride.models.load import Progress
 from stride.ops.api import Backend, FloatArray, IntArray, KVType
 from stride.stream import Stream
 from stride.types import Completion, LogitsMask, Message, Pooling, Prompt, SamplingParams, Tool, sampling_params
-
-MAX_TOOLS = 512
-"""Tools of one request: their grammar takes a quarter of a second to compile then."""
 
 
 class LLM:
@@ -91,78 +74,43 @@ class LLM:
         kv_type: KVType | Literal["auto"] = "auto",
         chat_template: str | None = None,
         max_queue: int = 64,
-        queue_seconds: float = math.inf,
-        request_seconds: float = math.inf,
+        queue_seconds: float = inf,
+        request_seconds: float = inf,
         cache_ram: int | None = None,
         cache_dir: str | Path | None = None,
         pooling: Pooling | None = None,
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
     ) -> None:
-        kinds = (*get_args(KVType), "auto")
-        if kv_type not in kinds:
-            raise RequestError(f"kv_type is {kv_type!r}, but must be one of {', '.join(kinds)}", field="kv_type")
-        if threads is not None and not (isinstance(threads, int) and threads > 0):
-            raise RequestError(f"threads is {threads!r}, but must be a positive integer", field="threads")
-        if cache_ram is not None and not (isinstance(cache_ram, int) and cache_ram >= -1):
-            raise RequestError(f"cache_ram is {cache_ram!r}, but must be an integer of at least -1", field="cache_ram")
-        chosen = None if pooling is None else check_pooling(pooling)
-        self.path = model_path(model)
-        self.cache_scope = ""
-        self._group: str | None = None
-        with ExitStack() as opened:
-            self._file = opened.enter_context(open_gguf(self.path))
-            self.config = read_config(self._file)
-            self.pooling: Pooling = chosen or self.config.pooling or "last"
-            self.tokenizer = _tokenizer(self._file)
-            self._asked_n_ctx = n_ctx
-            self.template = _template(self._file.metadata, self.tokenizer, chat_template)
-            opened.callback(self.template.close)
-            self.tool_format = detect_format(self.template.source, self.config.architecture)
-            knows_efforts = "reasoning_effort" in self.template.source
-            self.masks = AnswerMasks(self.tokenizer, self.tool_format, knows_efforts)
-            self.backend = ops.load(backend, threads, self._file.paths)
-            prefixes = cache_ram if cache_ram is None or cache_ram < 0 else cache_ram << 20
-            self.plan = self._plan(Wishes(n_ctx, n_parallel, kv_type, prefixes))
-            self.n_ctx, self.kv_type = self.plan.n_ctx, self.plan.kv_type
-            engine_config = EngineConfig(
-                n_ctx=self.n_ctx,
-                n_parallel=self.plan.n_parallel,
-                kv_type=self.kv_type,
+        self._loaded = load(
+            LoadOptions(
+                model=model,
+                backend=backend,
+                n_ctx=n_ctx,
+                n_parallel=n_parallel,
+                threads=threads,
+                kv_type=kv_type,
+                chat_template=chat_template,
                 max_queue=max_queue,
                 queue_seconds=queue_seconds,
                 request_seconds=request_seconds,
-                cache_bytes=self.plan.prefixes,
-                cache_dir=None if cache_dir is None else Path(cache_dir),
-                cache_identity=self._cache_identity() if cache_dir is not None else "",
+                cache_ram=cache_ram,
+                cache_dir=cache_dir,
+                pooling=pooling,
+                progress=progress,
+                planned=planned,
             )
-            if planned is not None:
-                planned(self.plan)
-            room = memory.Room(self.config, self.kv_type)
-            opened.callback(room.close)
-            try:
-                self._loaded: Decoder | None = load_model(self._file, self.backend, progress)
-                self.engine = Engine(self._loaded, engine_config, room)
-            except MemoryError as error:
-                raise InsufficientMemoryError(
-                    f"{self.path}: the system gave less memory than it said was available", could_ever_fit=True
-                ) from error
-            self._opened = opened.pop_all()  # from here on `close` does it
-
-    def _cache_identity(self) -> str:
-        """Whatever keys and values depend on besides the tokens: program, computation, type, and the model's bytes."""
-        parts = (__version__, self.backend.name, self.kv_type, self.config.windows, fingerprint(self._file.paths))
-        return repr(parts)
-
-    def _plan(self, wishes: Wishes) -> Plan:
-        """How this model is to be run here; errors name the file."""
-        weights = self.backend.held_bytes(*self._file.tensors.values())
-        try:
-            return memory.plan(self.config, weights, wishes, EngineConfig().chunk, memory.machine_memory())
-        except InsufficientMemoryError as error:
-            raise InsufficientMemoryError(
-                f"{self.path} does not fit: {error}", could_ever_fit=error.could_ever_fit
-            ) from None
+        )
+        loaded = self._loaded
+        self.path, self.config, self.pooling = loaded.path, loaded.config, loaded.pooling
+        self.tokenizer, self.template, self.tool_format = loaded.tokenizer, loaded.template, loaded.tool_format
+        self.masks, self.backend, self.engine = loaded.masks, loaded.backend, loaded.engine
+        self.plan, self.n_ctx, self.kv_type = loaded.plan, loaded.plan.n_ctx, loaded.plan.kv_type
+        self._texts = Texts(self.tokenizer, self.n_ctx)
+        self._prompter = Prompter(self.template, self.tokenizer, self.tool_format, self._texts)
+        self.cache_scope = ""
+        self._group: str | None = None
+        self._is_view = False
 
     # --- generation ---
 
@@ -242,16 +190,14 @@ class LLM:
         ``prompt_logprobs``: the prompt's tokens are told first, with what ``params.logprobs`` asks for; none of the
         first, and nothing of a BOS that is put before a text.
         """
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and prompt:
             self.check_length(prompt)
-        ids = self.tokenize(prompt) if isinstance(prompt, str) and prompt else _token_ids(prompt, "prompt")
+            ids = self._texts.ids(prompt, "prompt")
+        else:
+            ids = _token_ids(prompt, "prompt")
         mask = None if text_format is None else self.masks.text(text_format, self.cache_scope)
-        adds_bos = isinstance(prompt, str) and self._puts_bos_before(prompt)
+        adds_bos = isinstance(prompt, str) and self._texts.puts_bos_before(prompt)
         return self._started(ids, params, None, mask, int(adds_bos) if prompt_logprobs else None)
-
-    def _puts_bos_before(self, text: str) -> bool:
-        bos = self.tokenizer.bos_token
-        return self.tokenizer.add_bos and self.tokenizer.bos_id is not None and not text.startswith(bos)
 
     def chat_stream(
         self,
@@ -266,31 +212,19 @@ class LLM:
         Where the last message is the assistant's, the events continue it; ``add_generation_prompt`` among
         ``template_kwargs`` says otherwise.
         """
-        if not messages:
-            raise RequestError("there are no messages", field="messages")
-        if len(tools) > MAX_TOOLS:
-            raise RequestError(f"tools are {len(tools)}, but may be {MAX_TOOLS} at most", field="tools")
-        rendered, offered = self._conversation(messages, tools, template_kwargs, constraints)
-        self.check_length(rendered.text)
-        continues = rendered.continues is not None
-        if continues:
-            in_reasoning = rendered.continues == "reasoning"
-        else:
-            in_reasoning = self.tool_format.starts_in_reasoning(rendered.text)
-        if rendered.continues == "content":
+        prompt = self._prompter.prompt(messages, tools, template_kwargs, constraints)
+        if prompt.continues == "content":
             constraints = _for_the_rest(constraints)
-        mask = self.masks.answer(offered, constraints, in_reasoning, self.cache_scope)
-        constrained = bool(offered) and bool(self.tool_format.shapes)
+        mask = self.masks.answer(prompt.tools, constraints, prompt.in_reasoning, self.cache_scope)
         parser = StreamParser(
             self.tool_format,
-            offered,
-            in_reasoning,
-            constrained=constrained,
+            prompt.tools,
+            prompt.in_reasoning,
+            constrained=bool(prompt.tools) and bool(self.tool_format.shapes),
             formatted=constraints.text is not None,
-            continues=continues,
+            continues=prompt.continues is not None,
         )
-        ids = self.tokenizer.encode_prompt(rendered.pieces)
-        return self._started(ids, params, parser, mask)
+        return self._started(prompt.ids, params, parser, mask)
 
     def _started(
         self,
@@ -300,7 +234,7 @@ class LLM:
         mask: LogitsMask | None,
         tell_prompt_from: int | None = None,
     ) -> Stream:
-        return Stream(
+        stream = Stream(
             self.engine,
             self.tokenizer,
             ids,
@@ -311,18 +245,22 @@ class LLM:
             self._group,
             tell_prompt_from,
         )
+        self.engine.submit(stream.request)
+        return stream
 
     def scoped(self, cache_scope: str) -> Self:
         """The same model for one user: requests share prompts, and what their times tell, only within a scope."""
-        other = copy.copy(self)
-        other.cache_scope = cache_scope
-        return other
+        return self._view(cache_scope, self._group)
 
     def grouped(self) -> Self:
         """The same model for requests of one prompt, which they compute once, whether or not prompts are kept."""
-        other = copy.copy(self)
-        other._group = uuid.uuid4().hex
-        return other
+        return self._view(self.cache_scope, uuid.uuid4().hex)
+
+    def _view(self, cache_scope: str, group: str | None) -> Self:
+        """The same model; closing the view closes nothing."""
+        view = copy.copy(self)
+        view.cache_scope, view._group, view._is_view = cache_scope, group, True
+        return view
 
     # --- vectors ---
 
@@ -354,7 +292,7 @@ class LLM:
         prompts = [self._embeddable(text, field, truncate) for text in ([texts] if is_one else texts)]
         if not prompts:
             raise RequestError(f"{field} is empty", field=field)
-        return Embeddings(self.engine, prompts, self.pooling)
+        return Embeddings(self.engine, prompts, self.pooling, self.cache_scope)
 
     def _embeddable(self, text: Any, field: str, truncate: bool) -> IntArray:
         """A text's token ids, with what the model wants before and after it; token ids as they are.
@@ -365,10 +303,10 @@ class LLM:
         ends: list[int] = []
         if isinstance(text, str) and text:
             if truncate:
-                text = text[: self.n_ctx * self.tokenizer.longest]
+                text = self._texts.beginning(text)
             else:
                 self.check_length(text, generates=False)
-            ids = self.tokenize(text)
+            ids = self._texts.ids(text, field)
             if self.tokenizer.add_eos and self.tokenizer.eos_id is not None and ids[-1:] != [self.tokenizer.eos_id]:
                 ends = [self.tokenizer.eos_id]
         else:
@@ -388,7 +326,7 @@ class LLM:
         **kwargs: Any,
     ) -> str:
         """The prompt that `chat` would run, as text; ``kwargs`` go to the template."""
-        return self._render(messages, tools or (), kwargs)[0].text
+        return self._prompter.render(messages, tools or (), kwargs).text
 
     def count_tokens(
         self,
@@ -398,30 +336,19 @@ class LLM:
         constraints: Constraints = NO_CONSTRAINTS,
     ) -> int:
         """Tokens of the prompt that `chat_stream` would run."""
-        rendered, _ = self._conversation(messages, tools, template_kwargs, constraints)
-        self.check_length(rendered.text)
-        return len(self.tokenizer.encode_prompt(rendered.pieces))
+        return len(self._prompter.prompt(messages, tools, template_kwargs, constraints).ids)
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text, in which special tokens are recognised; BOS first where the model wants it."""
-        ids = self.tokenizer.encode(text, special=True)
-        bos = self.tokenizer.bos_id
-        if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
-            ids.insert(0, bos)
-        return ids
-
-    def check_length(self, *texts: str, n_least: int = 0, generates: bool = True) -> None:
-        """Refuse what cannot fit before it takes time and memory to count it: no token has more bytes than the longest.
-
-        ``n_least``: tokens that there are at least, whatever the texts are.
+        """Token ids of a text, in which special tokens are recognised; BOS first where the model wants it.
 
         Raises:
-            ContextOverflowError: the texts do not fit the context together.
+            RequestError: the text is no Unicode.
         """
-        n_bytes = sum(len(text.encode(errors="replace")) for text in texts)
-        n_least = max(n_least, -(-n_bytes // self.tokenizer.longest))
-        if n_least > self.n_ctx:
-            raise ContextOverflowError(n_least, self.n_ctx, generates=generates, at_least=True)
+        return self._texts.ids(text, "text")
+
+    def check_length(self, *texts: str, n_least: int = 0, generates: bool = True) -> None:
+        """See `Texts.check_length`."""
+        self._texts.check_length(*texts, n_least=n_least, generates=generates)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""
@@ -431,10 +358,12 @@ class LLM:
         """Logits after each token of a sequence: float32 [n_tokens, n_vocab].
 
         Raises:
-            RequestError: no tokens, or one that is not in the vocabulary.
+            RequestError: no tokens, one that is not in the vocabulary, or more than the context holds.
         """
         ids = self._known_ids(token_ids, "token_ids")
-        return self.engine.exclusively(lambda: logits(self._decoder, ids, self.kv_type))
+        if len(ids) > self.n_ctx:
+            raise ContextOverflowError(len(ids), self.n_ctx, generates=False)
+        return prompt_logits(self.engine, ids, self.cache_scope)
 
     def _known_ids(self, values: Iterable[Any], name: str) -> list[int]:
         """As `_token_ids`; ids that the vocabulary does not have are refused too."""
@@ -451,42 +380,13 @@ class LLM:
         decoder = self._decoder if backend is None else self._decoder.on(backend)
         return Session(decoder, n_ctx, self.kv_type)
 
-    def _conversation(
-        self,
-        messages: Sequence[Message | Mapping[str, Any]],
-        tools: Sequence[Tool | Mapping[str, Any]],
-        template_kwargs: Mapping[str, Any] | None,
-        constraints: Constraints,
-    ) -> tuple[RenderedPrompt, list[Tool]]:
-        """`_render` of a request: without the tools that it forbids, with the effort that it wants."""
-        offered = () if constraints.tool_choice == "none" else tools
-        variables = effort_variables(constraints.reasoning_effort)
-        return self._render(messages, offered, {**variables, **(template_kwargs or {})})
-
-    def _render(
-        self,
-        messages: Sequence[Message | Mapping[str, Any]],
-        tools: Sequence[Tool | Mapping[str, Any]],
-        template_kwargs: Mapping[str, Any],
-    ) -> tuple[RenderedPrompt, list[Tool]]:
-        """The prompt of a conversation, and the tools that it offers.
-
-        One that is too long is refused before: all conversations are rendered in one process, one after another.
-        """
-        offered = [as_tool(tool) for tool in tools]
-        turns = [as_message(m) for m in messages]
-        self.check_length(*map(_lasting, turns), n_least=len(turns))
-        asked_for = {"add_generation_prompt", "continue_final_message"} & template_kwargs.keys()
-        continues = turns and turns[-1].role == "assistant" and not asked_for
-        if continues:
-            template_kwargs = {**template_kwargs, "continue_final_message": True}
-        return self.template.render(turns, offered, **template_kwargs), offered
+    # --- facts ---
 
     @property
     def _decoder(self) -> Decoder:
-        if self._loaded is None:
+        if self._loaded.decoder is None:
             raise GenerationError("the model is closed")
-        return self._loaded
+        return self._loaded.decoder
 
     @property
     def name(self) -> str:
@@ -496,38 +396,17 @@ class LLM:
     @property
     def notes(self) -> list[str]:
         """What people should know about how this model was loaded, such as types that were converted."""
-        notes = list(self.backend.notes)
-        if self._asked_n_ctx and self._asked_n_ctx > self.n_ctx:
-            notes.append(f"the context is {self.n_ctx} tokens, all that the model was made for")
-        return notes
+        return facts.notes(self._loaded)
 
     @property
     def info(self) -> dict[str, Any]:
         """Facts for reports and `/props`."""
-        return {
-            "name": self.name,
-            "path": str(self.path),
-            "architecture": self.config.architecture,
-            "quantization": census.grouped(self._file.tensors.values(), lambda tensor: tensor.type.label)[0].label,
-            "n_vocab": self.config.n_vocab,
-            "n_embd": self.config.n_embd,
-            "n_ctx": self.n_ctx,
-            "n_ctx_train": self.config.context_length,
-            "n_params": sum(math.prod(tensor.shape) for tensor in self._file.tensors.values()),
-            "file_bytes": self._file.n_bytes,
-            "kv_bytes": self.plan.cache,
-            "kv_type": self.kv_type,
-            "n_parallel": self.engine.config.n_parallel,
-            "n_batch": self.engine.config.chunk,
-            "backend": self.backend.name,
-            "n_threads": self.backend.n_threads,
-        }
+        return facts.info(self._loaded)
 
     def close(self) -> None:
-        """Stop generating and give the memory back; requests under way fail."""
-        self.engine.close()
-        self._loaded = None
-        self._opened.close()
+        """Stop generating and give the memory back; requests under way fail. Nothing, of a `scoped` model."""
+        if not self._is_view:
+            self._loaded.close()
 
     def __enter__(self) -> Self:
         return self
@@ -556,30 +435,6 @@ def _for_the_rest(constraints: Constraints) -> Constraints:
     return replace(constraints, reasoning_effort=None, reasoning_budget=None)
 
 
-def _lasting(message: Message) -> str:
-    """The text of a message that every template keeps; most drop what was thought."""
-    content = message.content or ""
-    return content.rpartition(THINK[1])[2] if message.role == "assistant" else content
-
-
-def model_path(model: str | Path | None) -> Path:
-    """Where a model lies: a path, a pulled repository's file, or, for None, the embedded demo model.
-
-    Raises:
-        RequestError: an empty name.
-        StrideError: there is none of that name.
-    """
-    if model is None:
-        from stride import demo
-
-        return demo.path()
-    if model == "":
-        raise RequestError("model is empty, but must be a file, a folder or a pulled repository", field="model")
-    from stride import hub
-
-    return hub.resolve(str(model))
-
-
 def _token_ids(values: Iterable[Any], name: str) -> list[int]:
     """Token ids from whatever holds them, arrays too.
 
@@ -593,22 +448,3 @@ def _token_ids(values: Iterable[Any], name: str) -> list[int]:
     if not ids:
         raise RequestError(f"{name} is empty", field=name)
     return ids
-
-
-def _tokenizer(file: GGUFFile) -> Tokenizer:
-    """The file's tokenizer, whose errors name the file."""
-    try:
-        return Tokenizer.from_metadata(file.metadata)
-    except ModelFileError as error:
-        raise ModelFileError(error.reason, path=file.paths[0]) from error
-    except UnsupportedError as error:
-        raise UnsupportedError(f"{file.paths[0]}: {error}") from error
-
-
-def _template(metadata: Metadata, tokenizer: Tokenizer, source: str | None) -> ChatTemplate:
-    """The template given, the file's own, or the architecture's."""
-    if source is None:
-        source = metadata.string("tokenizer.chat_template", default="")
-    if not source:
-        source = builtin("step35" if metadata.string("general.architecture") == "step35" else "chatml")
-    return ChatTemplate(source, tokenizer.bos_token, tokenizer.eos_token, tokenizer.special_tokens)

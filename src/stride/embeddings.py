@@ -39,15 +39,16 @@ class Embeddings:
     that a long list neither fills the queue nor loses its turn to others in the middle.
     """
 
-    def __init__(self, engine: Engine, prompts: Sequence[IntArray], pooling: Pooling) -> None:
-        """Submit the first of the prompts, of which there must be one.
+    def __init__(self, engine: Engine, prompts: Sequence[IntArray], pooling: Pooling, cache_scope: str = "") -> None:
+        """Submit the first of the prompts, of which there must be one, in the turn of a ``cache_scope``.
 
         Raises:
             StrideError: the engine refuses it.
         """
         self._engine = engine
         self._requests = [
-            Request(ids, _PARAMS, partial(self._take, index), pooling=pooling) for index, ids in enumerate(prompts)
+            Request(ids, _PARAMS, partial(self._take, index), pooling=pooling, cache_scope=cache_scope)
+            for index, ids in enumerate(prompts)
         ]
         self._vectors: FloatArray | None = None  # [texts, n_embd], once there is one
         self._started = perf_counter()

@@ -7,23 +7,36 @@ plan leaves room for all of them. When memory falls short nonetheless, because o
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import ClassVar, Literal
 
 import psutil
 
+from stride.engine.config import LOGITS_BYTES
 from stride.engine.kv import pages_per_sequence
 from stride.errors import InsufficientMemoryError
-from stride.models.config import ModelConfig
+from stride.models.config import DenseConfig, ModelConfig, MoeConfig
 from stride.ops.api import PAGE_TOKENS, KVType
 
 WEIGHT_OVERHEAD = 1.03
 """Memory of packed weights over their size in the file, at most."""
-WORKING_BYTES = 200 << 20
-"""Memory beyond weights, keys and values: the interpreter, the tokenizer, activations of one step."""
+PROGRAM_BYTES = 80 << 20
+"""Memory of the interpreter and its libraries."""
+WORKER_BYTES = 16 << 20
+"""Memory of the process that renders chat templates."""
+GRAMMAR_BYTES = 32 << 20
+"""Memory of compiled grammars that are kept."""
+TOKEN_BYTES = 640
+"""Memory of one token of a vocabulary: its bytes, its merge, its places in the tokenizer's tables and the grammars'."""
+STATES, WIDTHS = 6, 2
+"""Rows of a token's hidden size, and of its feed-forward's, that a step holds at once."""
+LOGITS_COPIES = 4
+"""Rows as long as the vocabulary that choosing a token takes besides its logits."""
 SPARE_BYTES = 64 << 20
 """Memory that requests leave untouched when they start."""
 DEFAULT_CONTEXT = 8192
@@ -37,6 +50,8 @@ LEAST_CONTEXT = 512
 CONTEXT_STEP = 256
 """Contexts that a plan chooses are multiples of this."""
 BYTES_PER_VALUE: dict[KVType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+RECENT_SECONDS = 0.02
+"""Age at which what the system says of its memory is asked anew."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -137,6 +152,21 @@ def split_cache(config: ModelConfig, n_ctx: int, kind: KVType, chunk: int) -> tu
     return seeing_all, whole - seeing_all
 
 
+def working_bytes(config: ModelConfig, n_parallel: int, chunk: int) -> int:
+    """Memory beyond weights, keys and values, at most: what the program itself takes, what the vocabulary takes in
+    tokenizer and grammars, a step's activations and logits."""
+    width = max(_width(layer.ffn) for layer in config.layers)
+    step = 4 * chunk * (STATES * config.n_embd + WIDTHS * width)
+    row = 4 * config.n_vocab
+    logits = n_parallel * row + LOGITS_COPIES * row + LOGITS_BYTES
+    return PROGRAM_BYTES + WORKER_BYTES + GRAMMAR_BYTES + TOKEN_BYTES * config.n_vocab + step + logits
+
+
+def _width(ffn: DenseConfig | MoeConfig) -> int:
+    """Of all that a feed-forward computes for one token."""
+    return ffn.width if isinstance(ffn, DenseConfig) else ffn.top_k * ffn.width + ffn.shared_width
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a model is to be run, and the memory that takes in bytes; ``prefixes`` are for earlier prompts."""
@@ -146,6 +176,7 @@ class Plan:
     kv_type: KVType
     weights: int
     cache: int
+    working: int
     available: int
     prefixes: int = 0
 
@@ -157,12 +188,12 @@ class Plan:
     @property
     def needed(self) -> int:
         """All of it, at most."""
-        return self.weights + self.packing + self.cache + WORKING_BYTES
+        return self.weights + self.packing + self.cache + self.working
 
     def __str__(self) -> str:
         return (
             f"memory: {size(self.needed)} of {size(self.available)} available: weights {size(self.weights)}, "
-            f"keys and values {size(self.cache)}, working memory {size(self.packing + WORKING_BYTES)} at most\n"
+            f"keys and values {size(self.cache)}, working memory {size(self.packing + self.working)} at most\n"
             f"context: {self.n_ctx} tokens for each of {self.n_parallel} at a time, "
             f"keys and values as {self.kv_type}; earlier ones kept in up to {size(self.prefixes)} more"
         )
@@ -200,7 +231,7 @@ def plan(config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: 
 
     def planned(n_ctx: int, n_parallel: int, kind: KVType) -> Plan:
         cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
-        return Plan(n_ctx, n_parallel, kind, weights, cache, memory.available)
+        return Plan(n_ctx, n_parallel, kind, weights, cache, working_bytes(config, n_parallel, chunk), memory.available)
 
     def shortened(n_parallel: int, kind: KVType) -> Plan | None:
         """With the longest context that fits."""
@@ -259,6 +290,20 @@ def size(n_bytes: int) -> str:
 # --- while it runs ----------------------------------------------------------------------------
 
 
+class _Recent:
+    """`machine_memory` as it was a moment ago: asking the system takes longer than all else that an answer does."""
+
+    def __init__(self) -> None:
+        self._found = Memory(0, 0)
+        self._at = -math.inf
+
+    def __call__(self) -> Memory:
+        now = perf_counter()
+        if now - self._at > RECENT_SECONDS:
+            self._found, self._at = machine_memory(), now
+        return self._found
+
+
 class Room:
     """Answers an engine whether its requests may start: what all engines of this process still come to touch must fit.
 
@@ -269,9 +314,9 @@ class Room:
     _promised: ClassVar[dict[Room, int]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, config: ModelConfig, kind: KVType, memory: Callable[[], Memory] = machine_memory) -> None:
+    def __init__(self, config: ModelConfig, kind: KVType, memory: Callable[[], Memory] | None = None) -> None:
         self._page_bytes = page_bytes(config, kind)
-        self._memory = memory
+        self._memory = memory or _Recent()
 
     def __call__(self, fresh_pages: Sequence[int]) -> bool:
         wanted = sum(n * count for n, count in zip(self._page_bytes, fresh_pages, strict=True))

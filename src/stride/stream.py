@@ -47,13 +47,13 @@ class Stream:
         group: str | None = None,
         tell_prompt_from: int | None = None,
     ) -> None:
-        """Submit the request; without a parser all text is content.
+        """Make the ``request``, which the caller submits to the engine; without a parser all text is content.
 
         ``mask`` restricts it to a grammar; ``cache_scope``, ``group``: see `Request`.
         ``tell_prompt_from``: the prompt's tokens from this one on are told as well, with their log probabilities.
 
         Raises:
-            RequestError: the engine refuses it.
+            RequestError: a sequence breaker that is no text.
         """
         self._engine = engine
         self._tokenizer = tokenizer
@@ -68,7 +68,7 @@ class Stream:
         self._reasoning_tokens = 0
         self._tell_prompt_from = tell_prompt_from or 0
         self.prompt_tokens = len(prompt_ids)
-        self._request = Request(
+        self.request = Request(
             prompt_ids=prompt_ids,
             params=params,
             deliver=self._end,
@@ -80,16 +80,15 @@ class Stream:
             group=group,
             prompt_logprobs=tell_prompt_from is not None,
         )
-        engine.submit(self._request)
 
     def cancel(self) -> None:
         """Stop generating; the place is free within one step, and reading on raises `GenerationError`."""
-        self._engine.cancel(self._request)
+        self._engine.cancel(self.request)
 
     @property
     def timings(self) -> Timings:
         """Counts and times so far; meaningful once the first event has come."""
-        return self._request.finished("stop").timings
+        return self.request.finished("stop").timings
 
     def result(self) -> Completion:
         """Wait for the end and give the whole.
@@ -170,7 +169,7 @@ class Stream:
                 yield from deltas
             case PromptLogprobs(logprobs):
                 start = self._tell_prompt_from
-                first, *others = self._request.prompt_ids[start:]
+                first, *others = self.request.prompt_ids[start:]
                 tokens = [Token(*pair) for pair in zip(others, logprobs[start:], strict=True)]
                 yield TokensDelta((ChosenToken(self._logprob(first, None)), *map(self._chosen, tokens)))
             case Failed(error):

@@ -1,6 +1,6 @@
 """Plain data that crosses layers: messages, tools, sampling parameters, usage, timings, events.
 
-Nothing here imports anything of Stride but errors, and nothing here computes.
+Nothing here imports anything of Stride but errors, and nothing here does more than check and convert its own fields.
 """
 
 from __future__ import annotations

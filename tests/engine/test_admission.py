@@ -117,3 +117,22 @@ def test_a_full_queue_says_when_a_place_gets_free(start: Any, new_client: Any, m
     for client in clients[:2]:
         client.wait()
     assert len(engine._durations) == 4
+
+
+def test_one_scope_may_fill_the_queue_and_another_still_gets_its_share(start: Any, new_client: Any) -> None:
+    hold, held = threading.Event(), threading.Event()
+    engine = start(n_parallel=1, max_queue=4)
+    threading.Thread(target=engine.exclusively, args=(lambda: (held.set(), hold.wait(20)),)).start()
+    held.wait(20)
+    many = [new_client([1, 2, n], cache_scope="a") for n in range(5)]
+    for client in many:
+        engine.submit(client.request)
+    with pytest.raises(OverloadedError):
+        engine.submit(new_client([5], cache_scope="a").request)
+    other = new_client([3], cache_scope="b")
+    engine.submit(other.request)
+    hold.set()
+    assert isinstance(many[-1].wait().end.error, OverloadedError)
+    assert other.wait().tokens
+    assert other.request.admitted_at < many[1].request.admitted_at
+    assert all(client.wait().tokens for client in many[:-1])

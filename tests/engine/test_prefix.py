@@ -167,7 +167,7 @@ def test_another_goes_on_inside_a_page_that_is_being_written() -> None:
         sequence.end()
     check_books(memory)
     memory.prefixes.forget("")
-    assert memory.prefixes.n_pages == memory.cache.n_held_pages == (0, 0)
+    assert memory.prefixes.n_pages == tuple(group.allocator.n_busy for group in memory.cache.groups) == (0, 0)
 
 
 def common(a: list[int], b: list[int]) -> int:

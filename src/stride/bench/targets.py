@@ -15,11 +15,11 @@ from typing import Annotated, Protocol, TypeAlias
 import httpx
 import pydantic
 
-from stride.api import model_path
 from stride.bench.engines import OTHER
 from stride.bench.memory import listener
 from stride.bench.servers import Endpoint, TargetError, describe, model_file, open_client, serve
 from stride.errors import RequestError, StrideError
+from stride.load import model_path
 
 DEMO_LABEL = "Stride demo model"
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")

@@ -37,9 +37,9 @@ def command(
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure this machine's memory bandwidth.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
-    from stride.api import model_path
     from stride.errors import RequestError
     from stride.gguf import open_gguf
+    from stride.load import model_path
 
     if cache_type not in ("f32", "f16", "q8_0"):
         raise RequestError(f"--cache-type is {cache_type!r}, but must be f32, f16 or q8_0", field="cache_type")
@@ -145,7 +145,8 @@ def _needs(file: GGUFFile, context: int | None, cache_type: KVType) -> dict[str,
     held = ops.load().held_bytes
     full, window = memory.split_cache(config, n_ctx, cache_type, EngineConfig().chunk)
     available = memory.machine_memory().available
-    plan = memory.Plan(n_ctx, 1, cache_type, held(*file.tensors.values()), full + window, available)
+    working = memory.working_bytes(config, 1, EngineConfig().chunk)
+    plan = memory.Plan(n_ctx, 1, cache_type, held(*file.tensors.values()), full + window, working, available)
     return {
         "model": {
             "name": _printable(config.name),
@@ -161,7 +162,7 @@ def _needs(file: GGUFFile, context: int | None, cache_type: KVType) -> dict[str,
             "packing": plan.packing,
             "cache_full_layers": full,
             "cache_window_layers": window,
-            "working": memory.WORKING_BYTES,
+            "working": plan.working,
             "needed": plan.needed,
             "available": available,
             "fits": plan.needed <= available,

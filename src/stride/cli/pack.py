@@ -17,9 +17,9 @@ def command(model: options.Model = None) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from stride import ops
-    from stride.api import model_path
     from stride.errors import RequestError
     from stride.gguf import open_gguf
+    from stride.load import model_path
     from stride.models import check_model
 
     if model is None:

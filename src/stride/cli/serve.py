@@ -271,8 +271,8 @@ def _check_files(named: dict[str, str | None]) -> dict[str, ModelFile]:
     Raises:
         StrideError: one is not there or cannot run.
     """
-    from stride.api import model_path
     from stride.gguf import open_gguf
+    from stride.load import model_path
     from stride.models.load import check_model
     from stride.server.models import ModelFile
 

@@ -175,11 +175,6 @@ class PagedCache:
         return tuple(len(np.unique(group.table[group.table >= 0])) for group in self.groups)
 
     @property
-    def n_held_pages(self) -> tuple[int, ...]:
-        """Pages of each group that a sequence holds or that are kept for later."""
-        return tuple(group.allocator.n_busy for group in self.groups)
-
-    @property
     def has_free_slot(self) -> bool:
         return bool(self._free_slots)
 

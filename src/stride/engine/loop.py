@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
+from stride.engine.config import LOGITS_BYTES, EngineConfig, EngineMetrics, SlotState
 from stride.engine.kv import PagedCache
 from stride.engine.measures import Measures
 from stride.engine.pooling import Pool
@@ -30,81 +28,13 @@ from stride.errors import (
     GenerationError,
     InsufficientMemoryError,
     OverloadedError,
-    RequestError,
     StrideError,
 )
-from stride.ops.api import FloatArray, KVType
-from stride.types import FinishReason, SamplingParams
+from stride.ops.api import FloatArray
+from stride.types import FinishReason
 
-LOGITS_BYTES = 64 << 20
-"""Memory of a step's logits after the tokens of prompts, where those are wanted."""
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """How much the engine does at once.
-
-    Attributes:
-        n_ctx: tokens of each sequence at most, prompt and output together.
-        n_parallel: sequences computed together.
-        chunk: tokens computed per step, prompts' included.
-        kv_type: how keys and values are stored.
-        max_queue: requests that may wait beyond the ``n_parallel`` in work.
-        queue_seconds: how long one may wait.
-        request_seconds: how long one may take, waiting and all.
-        cache_bytes: memory for earlier prompts and answers, beyond what the sequences in work can come to need (whose
-            memory is used too while they need it not); 0: nothing is kept but for requests of one group.
-        cache_dir: a folder that keeps them across restarts.
-        cache_identity: what must be equal for them to be of use after one: names the model, and what computes it.
-    """
-
-    n_ctx: int = 8192
-    n_parallel: int = 4
-    chunk: int = 512
-    kv_type: KVType = "f16"
-    max_queue: int = 64
-    queue_seconds: float = math.inf
-    request_seconds: float = math.inf
-    cache_bytes: int = 0
-    cache_dir: Path | None = None
-    cache_identity: str = ""
-
-    def __post_init__(self) -> None:
-        for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0), ("cache_bytes", 0)):
-            if getattr(self, name) < least:
-                raise RequestError(f"{name} is {getattr(self, name)}, but must be at least {least}", field=name)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineMetrics:
-    """Counters since the start, and what is going on now. Pages are per cache group.
-
-    ``prompt_tokens`` were computed, ``cached_tokens`` of prompts were not. ``busy_pages`` are held by requests,
-    ``cached_pages`` are kept for later ones; a page can be both.
-    """
-
-    queued: int
-    running: int
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    busy_pages: tuple[int, ...]
-    cached_pages: tuple[int, ...]
-    total_pages: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SlotState:
-    """A request that is running: its place, how far it has come, and how it is sampled."""
-
-    slot: int
-    n_prompt: int
-    n_computed: int
-    n_generated: int
-    n_remaining: int
-    params: SamplingParams
 
 
 class Engine:
@@ -132,6 +62,7 @@ class Engine:
         self._durations: deque[float] = deque(maxlen=16)  # seconds of the last requests in work
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._displaced: list[tuple[Request, StrideError]] = []  # taken out, and yet to be told
         self._closing = False
         self._aborting = False
         self._prompt_tokens = 0
@@ -152,7 +83,8 @@ class Engine:
 
         Raises:
             RequestError: the request cannot be served as asked (``ContextOverflowError``: the prompt is too long).
-            OverloadedError: the queue is full.
+            OverloadedError: the queue is full, and this request's scope has its share of it. If it has less, the newest
+                request of the scope that has most waiting is failed with this error.
             ClosedError: the engine is closed.
         """
         request.prepare(self.config.n_ctx, self._n_vocab)
@@ -167,10 +99,14 @@ class Engine:
                 raise ClosedError
             in_flight = len(self._scheduler.waiting) + len(self._scheduler.running)
             if not takes_over and in_flight >= self.config.n_parallel + self.config.max_queue:
+                displaced = self._scheduler.waiting.displace(request.cache_scope)
                 self.measures.dropped("refused")
-                raise OverloadedError(
+                full = OverloadedError(
                     f"{in_flight} requests are in work or waiting, which is as many as may be", self._place_seconds()
                 )
+                if displaced is None:
+                    raise full
+                self._displaced.append((displaced, full))
             request.queued_at = perf_counter()
             self._scheduler.add(request)
             self._changed.notify()
@@ -244,6 +180,8 @@ class Engine:
                 self._store.load()
             while rows := self._schedule():
                 self._step(runner, rows)
+                if self._store is not None:
+                    self._store.stepped()
         finally:  # whatever ends this thread, nobody is left waiting
             with self._changed:
                 self._closing = True
@@ -251,6 +189,7 @@ class Engine:
                 self.measures.dropped("closed", len(unfinished))
                 for request in unfinished:
                     self._scheduler.remove(request)
+                unfinished += [request for request, _ in self._displaced]
             for request in unfinished:
                 self._deliver(request, Failed(ClosedError()))
             for future, _ in self._calls:
@@ -273,6 +212,9 @@ class Engine:
                 calls, self._calls = self._calls, []
                 cancelled = self._scheduler.remove_cancelled()
                 late = self._remove_late()
+                displaced, self._displaced = self._displaced, []
+                for request, _ in displaced:
+                    self._scheduler.left(request)
                 rows = [] if self._aborting else self._scheduler.schedule()
                 refused = None if rows or self._aborting else self._scheduler.remove_refused()
                 closing = self._closing
@@ -286,7 +228,7 @@ class Engine:
                     future.set_exception(error)
             for request in cancelled:
                 self._deliver(request, Failed(GenerationError("the request was cancelled")))
-            for request, failure in late:
+            for request, failure in (*displaced, *late):
                 self._deliver(request, Failed(failure))
             if refused is not None:
                 self._deliver(refused, Failed(_out_of_memory(refused)))
@@ -309,7 +251,9 @@ class Engine:
         return sum(seen) / max(1, len(seen)) / self.config.n_parallel
 
     def _has_work(self) -> bool:
-        return bool(self._closing or self._calls or self._scheduler.waiting or self._scheduler.running)
+        return bool(
+            self._closing or self._calls or self._displaced or self._scheduler.waiting or self._scheduler.running
+        )
 
     def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], list[FloatArray]]]:
         """The rows with their outputs. Where they fail together, each runs alone, and fails alone."""
@@ -351,7 +295,9 @@ class Engine:
             if request.pool is not None:
                 reason = self._pool(request, request.pool, outputs)
             else:
-                if tells_prompt:
+                if tells_prompt and request.prompt_logits is not None:
+                    request.prompt_logits(outputs)
+                elif tells_prompt:
                     self._tell_prompt(row, outputs)
                 if request.n_computed == request.n_tokens:
                     reason = "length" if request.is_full else self._generate(request, outputs[-1])

@@ -114,7 +114,10 @@ class Watcher(Protocol):
         """A node has come to hold one page more."""
 
     def removed(self, node: Node) -> None:
-        """A node is no longer in its tree."""
+        """A node is no longer in its tree: what it held is of no more use."""
+
+    def evicted(self, node: Node) -> None:
+        """A node is no longer in its tree, for want of room."""
 
 
 class PrefixCache:
@@ -343,27 +346,27 @@ class PrefixCache:
             if group.allocator.n_holders(node.pages[index]) == 1:
                 if group.window is not None:
                     self._drop(node, index)
-                    self._prune(node)
+                    self._prune(node, evicts=True)
                     return True
                 if not node.children:
-                    self.remove(node)
+                    self.remove(node, evicts=True)
                     return True
             used.move_to_end(node)  # a sequence, or a longer prompt, is using it
         return False
 
-    def remove(self, node: Node) -> None:
-        """Take out a node without children that nobody is using."""
+    def remove(self, node: Node, *, evicts: bool = False) -> None:
+        """Take out a node without children that nobody is using; ``evicts``: for want of room alone."""
         for index, page in enumerate(node.pages):
             if page >= 0:
                 self._drop(node, index)
-        self._prune(node)
+        self._prune(node, evicts=evicts)
 
     def _drop(self, node: Node, index: int) -> None:
         self._cache.groups[index].allocator.release(node.pages[index])
         node.pages[index] = -1
         del self._used[index][node]
 
-    def _prune(self, node: Node) -> None:
+    def _prune(self, node: Node, *, evicts: bool = False) -> None:
         """Take out a node that holds nothing and is not in use, and its ancestors like it."""
         while not (node.users or node.children or max(node.pages) >= 0):
             if node.parent is None:
@@ -371,7 +374,7 @@ class PrefixCache:
                 return
             node.unlink()
             if self.watcher is not None:
-                self.watcher.removed(node)
+                (self.watcher.evicted if evicts else self.watcher.removed)(node)
             node = node.parent
 
 

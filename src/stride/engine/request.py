@@ -77,7 +77,8 @@ class Request:
     what the parameters' ``dry_sequence_breakers`` are in tokens.
 
     With ``pooling`` the prompt is read for its vector: one ``Embedding`` is delivered, and no token. All positions are
-    computed for it, so ``params`` must say ``max_tokens`` 0 and ``cache_prompt`` False.
+    computed for it, so ``params`` must say ``max_tokens`` 0 and ``cache_prompt`` False. So they must for
+    ``prompt_logits``, which is told the logits after the prompt's tokens, some at a time: float32 [n, n_vocab].
     """
 
     prompt_ids: Sequence[int] | IntArray
@@ -91,6 +92,7 @@ class Request:
     group: str | None = None
     prompt_logprobs: bool = False
     pooling: Pooling | None = None
+    prompt_logits: Callable[[FloatArray], object] | None = None
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before
     # n_cached were there already. What is computed is shared within ``scope``: cache_scope, group or, None, not at all.
@@ -129,12 +131,14 @@ class Request:
             raise RequestError(f"logit_bias must name token ids from 0 to {n_vocab - 1}", field="logit_bias")
         if self.prompt_logprobs and self.params.logprobs is None:
             raise RequestError("log probabilities of the prompt need those of the tokens", field="logprobs")
+        generates = self.pooling is None and self.prompt_logits is None
+        if not generates and (self.params.max_tokens != 0 or self.params.cache_prompt or self.prompt_logprobs):
+            field = "prompt_logits" if self.pooling is None else "pooling"
+            raise RequestError(f"{field} needs max_tokens 0 and cache_prompt False, no logprobs", field=field)
+        if len(prompt) + generates > n_ctx:
+            raise ContextOverflowError(len(prompt), n_ctx, generates=generates)
         if self.pooling is not None:
-            if self.params.max_tokens != 0 or self.params.cache_prompt or self.prompt_logprobs:
-                raise RequestError("pooling needs max_tokens 0 and cache_prompt False, no logprobs", field="pooling")
             self.pool = Pool(self.pooling, len(prompt))
-        if len(prompt) + (self.pool is None) > n_ctx:
-            raise ContextOverflowError(len(prompt), n_ctx, generates=self.pool is None)
         max_tokens = n_ctx if self.params.max_tokens is None else self.params.max_tokens
         self.token_ids = np.empty(min(n_ctx, len(prompt) + max_tokens), np.int32)
         self.token_ids[: len(prompt)] = prompt
@@ -147,7 +151,7 @@ class Request:
     @property
     def tells_prompt(self) -> bool:
         """Logits are wanted after each token of the prompt."""
-        return self.prompt_logprobs and self.n_computed < self.n_prompt
+        return (self.prompt_logprobs or self.prompt_logits is not None) and self.n_computed < self.n_prompt
 
     @property
     def is_full(self) -> bool:

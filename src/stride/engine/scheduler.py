@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
+from stride.engine.fair_queue import FairQueue
 from stride.engine.kv import PagedCache
 from stride.engine.pace import Pace
 from stride.engine.prefix import PrefixCache
@@ -26,8 +26,8 @@ class Row:
 
 
 class Scheduler:
-    """Requests waiting for a slot, first come first served, and requests running. One that begins like another that is
-    being computed waits until it can share that, and lets those behind it go first.
+    """Requests waiting for a slot, in the order of a `FairQueue`, and requests running. One that begins like another
+    that is being computed waits until it can share that, and lets those behind it go first.
 
     Every step computes one token of each sequence that decodes, however many there are. Prompts get ``chunk`` tokens;
     beside decoding sequences, as many as let those keep half their pace (`Pace`). They share them evenly, and get one
@@ -53,7 +53,7 @@ class Scheduler:
         self._most_logits = most_logits
         self._prefixes = prefixes
         self._pace = Pace(chunk)
-        self.waiting: deque[Request] = deque()
+        self.waiting = FairQueue()
         self.running: list[Request] = []
 
     def add(self, request: Request) -> None:
@@ -63,7 +63,7 @@ class Scheduler:
     def schedule(self) -> list[Row]:
         """Admit what there is room for, and give the next step's rows. Empty only if nothing is running."""
         while self._cache.has_free_slot and (request := self._next()) and self._may_start(len(request.token_ids)):
-            self.waiting.remove(request)
+            self.waiting.take(request)
             self._admit(request)
         decoding = [request for request in self.running if request.n_computed >= request.n_prompt]
         prompts = [request for request in self.running if request.n_computed < request.n_prompt]
@@ -135,7 +135,10 @@ class Scheduler:
 
     def remove_refused(self) -> Request | None:
         """Take out a request for which there is too little memory although nothing runs."""
-        return self.waiting.popleft() if self.waiting and not self.running else None
+        if self.running or (first := next(iter(self.waiting), None)) is None:
+            return None
+        self.waiting.take(first)
+        return first
 
     def remove_late(self, waiting_since: float, begun_before: float) -> list[Request]:
         """Take out the requests that wait since before the one time, or are there since before the other."""
@@ -160,10 +163,14 @@ class Scheduler:
             if request.path is not None:
                 self._prefixes.close(request.path, request.slot, request.token_ids, request.n_computed)
             self._cache.close(request.slot)
-        if request.scope is not None and request.scope == request.group and not self._has_any(request.group):
-            self._prefixes.forget(request.scope)
+        self.left(request)
         if is_running:
             self._may_start(0)  # what it was promised is free for others
+
+    def left(self, request: Request) -> None:
+        """A request is neither waiting nor running any more: what its group alone shared is of no more use."""
+        if request.scope is not None and request.scope == request.group and not self._has_any(request.group):
+            self._prefixes.forget(request.scope)
 
     def _has_any(self, group: str) -> bool:
         return any(request.group == group for request in (*self.waiting, *self.running))

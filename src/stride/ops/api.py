@@ -102,6 +102,10 @@ class Backend(Protocol):
         """For people: ``numpy``, or ``cpu (avx512-vnni, 2 threads)``."""
 
     @property
+    def computation(self) -> str:
+        """What results depend on, to the bit: however many threads there are."""
+
+    @property
     def n_threads(self) -> int:
         """Threads that operations are spread over."""
 

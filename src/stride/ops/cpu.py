@@ -71,6 +71,7 @@ class CpuBackend:
             choose_isa() if isa is None else isa, default_threads() if threads is None else threads
         )
         self.n_threads: int = self._engine.threads
+        self.computation = f"cpu {self._engine.isa}"
         self.name = f"cpu ({self._engine.isa}, {self.n_threads} thread{'' if self.n_threads == 1 else 's'})"
         self._packed, note = packed.find(model) if model else (None, None)
         self.notes: list[str] = [] if note is None else [note]

@@ -119,7 +119,7 @@ def _rows_of(batch: Batch) -> Iterator[tuple[int, slice]]:
 class NumpyBackend:
     """`Backend` in numpy; see `stride.ops.api.Backend` for what each operation does."""
 
-    name = "numpy"
+    name = computation = "numpy"
     n_threads = 1
     notes: Sequence[str] = ()
 

@@ -1,0 +1,226 @@
+"""From a model's name to all that runs it: file, configuration, tokenizer, template, backend, plan, decoder, engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Literal, get_args
+
+from stride import __version__, memory, ops
+from stride.chat.masks import AnswerMasks
+from stride.chat.parsers import ToolFormat, detect_format
+from stride.chat.template import ChatTemplate, builtin
+from stride.chat.tokenizer import Tokenizer
+from stride.embeddings import check_pooling
+from stride.engine import Engine, EngineConfig
+from stride.errors import InsufficientMemoryError, ModelFileError, RequestError, UnsupportedError
+from stride.gguf import GGUFFile, Metadata, fingerprint, open_gguf
+from stride.memory import Plan, Wishes
+from stride.models import Decoder, load_model, read_config
+from stride.models.config import ModelConfig
+from stride.models.load import Progress
+from stride.ops.api import Backend, KVType
+from stride.types import Pooling
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What a model is loaded with; see `stride.LLM`, whose arguments these are.
+
+    Raises:
+        RequestError: a value that is not what it must be; names it.
+    """
+
+    model: str | Path | None = None
+    backend: str = "auto"
+    n_ctx: int | None = None
+    n_parallel: int | None = 1
+    threads: int | None = None
+    kv_type: KVType | Literal["auto"] = "auto"
+    chat_template: str | None = None
+    max_queue: int = 64
+    queue_seconds: float = math.inf
+    request_seconds: float = math.inf
+    cache_ram: int | None = None
+    cache_dir: str | Path | None = None
+    pooling: Pooling | None = None
+    progress: Progress | None = None
+    planned: Callable[[Plan], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._require("model", self.model is None or isinstance(self.model, str | Path), "a path or a name")
+        self._require("backend", isinstance(self.backend, str), "a name")
+        self._require_integer("n_ctx", 0)
+        self._require_integer("n_parallel", 1)
+        self._require_integer("threads", 1)
+        self._require_integer("max_queue", 0, optional=False)
+        self._require_integer("cache_ram", -1)
+        for name in ("queue_seconds", "request_seconds"):
+            seconds = getattr(self, name)
+            # of not a number, no comparison is true
+            self._require(
+                name, isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0, "above 0"
+            )
+        kinds = (*get_args(KVType), "auto")
+        self._require("kv_type", self.kv_type in kinds, f"one of {', '.join(kinds)}")
+        template = self.chat_template
+        self._require("chat_template", template is None or isinstance(template, str), "Jinja source")
+        folder = self.cache_dir
+        self._require("cache_dir", folder is None or isinstance(folder, str | Path), "a folder")
+        if self.pooling is not None:
+            check_pooling(self.pooling)
+
+    def _require_integer(self, name: str, least: int, *, optional: bool = True) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        self._require(name, isinstance(value, Integral) and not isinstance(value, bool), "an integer")
+        self._require(name, value >= least, f"at least {least}")
+
+    def _require(self, name: str, condition: bool, what: str) -> None:
+        if not condition:
+            raise RequestError(f"{name} is {getattr(self, name)!r}, but must be {what}", field=name)
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model that is ready, with all its parts; `close` ends them. ``decoder`` is None then."""
+
+    options: LoadOptions
+    path: Path
+    file: GGUFFile
+    config: ModelConfig
+    pooling: Pooling
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    tool_format: ToolFormat
+    masks: AnswerMasks
+    backend: Backend
+    plan: Plan
+    engine: Engine
+    decoder: Decoder | None
+    opened: ExitStack
+
+    def close(self) -> None:
+        """Stop generating and give the memory back; requests under way fail."""
+        self.engine.close()
+        self.decoder = None
+        self.opened.close()
+
+
+def load(options: LoadOptions) -> Loaded:
+    """Load a model.
+
+    Raises:
+        StrideError: see `stride.LLM`.
+    """
+    path = model_path(options.model)
+    with ExitStack() as opened:
+        file = opened.enter_context(open_gguf(path))
+        config = read_config(file)
+        tokenizer = _tokenizer(file)
+        template = _template(file.metadata, tokenizer, options.chat_template)
+        opened.callback(template.close)
+        tool_format = detect_format(template.source, config.architecture)
+        backend = ops.load(options.backend, options.threads, file.paths)
+        plan = _plan(options, file, config, backend)
+        engine_config = EngineConfig(
+            n_ctx=plan.n_ctx,
+            n_parallel=plan.n_parallel,
+            kv_type=plan.kv_type,
+            max_queue=options.max_queue,
+            queue_seconds=options.queue_seconds,
+            request_seconds=options.request_seconds,
+            cache_bytes=plan.prefixes,
+            cache_dir=None if options.cache_dir is None else Path(options.cache_dir),
+            cache_identity="" if options.cache_dir is None else _cache_identity(file, config, backend, plan.kv_type),
+        )
+        if options.planned is not None:
+            options.planned(plan)
+        room = memory.Room(config, plan.kv_type)
+        opened.callback(room.close)
+        try:
+            decoder = load_model(file, backend, options.progress)
+            engine = Engine(decoder, engine_config, room)
+        except MemoryError as error:
+            raise InsufficientMemoryError(
+                f"{path}: the system gave less memory than it said was available", could_ever_fit=True
+            ) from error
+        return Loaded(
+            options=options,
+            path=path,
+            file=file,
+            config=config,
+            pooling=options.pooling or config.pooling or "last",
+            tokenizer=tokenizer,
+            template=template,
+            tool_format=tool_format,
+            masks=AnswerMasks(tokenizer, tool_format, "reasoning_effort" in template.source),
+            backend=backend,
+            plan=plan,
+            engine=engine,
+            decoder=decoder,
+            opened=opened.pop_all(),  # from here on `Loaded.close` does it
+        )
+
+
+def model_path(model: str | Path | None) -> Path:
+    """Where a model lies: a path, a pulled repository's file, or, for None, the embedded demo model.
+
+    Raises:
+        RequestError: an empty name.
+        StrideError: there is none of that name.
+    """
+    if model is None:
+        from stride import demo
+
+        return demo.path()
+    if model == "":
+        raise RequestError("model is empty, but must be a file, a folder or a pulled repository", field="model")
+    from stride import hub
+
+    return hub.resolve(str(model))
+
+
+def _plan(options: LoadOptions, file: GGUFFile, config: ModelConfig, backend: Backend) -> Plan:
+    """How this model is to be run here; errors name the file."""
+    weights = backend.held_bytes(*file.tensors.values())
+    prefixes = options.cache_ram
+    if prefixes is not None and prefixes > 0:
+        prefixes <<= 20
+    wishes = Wishes(options.n_ctx, options.n_parallel, options.kv_type, prefixes)
+    try:
+        return memory.plan(config, weights, wishes, EngineConfig().chunk, memory.machine_memory())
+    except InsufficientMemoryError as error:
+        raise InsufficientMemoryError(
+            f"{file.paths[0]} does not fit: {error}", could_ever_fit=error.could_ever_fit
+        ) from None
+
+
+def _cache_identity(file: GGUFFile, config: ModelConfig, backend: Backend, kv_type: KVType) -> str:
+    """Whatever keys and values depend on besides the tokens: program, computation, type, and the model's bytes. How
+    many threads share the computation is not among it."""
+    return repr((__version__, backend.computation, kv_type, config.windows, fingerprint(file.paths)))
+
+
+def _tokenizer(file: GGUFFile) -> Tokenizer:
+    """The file's tokenizer, whose errors name the file."""
+    try:
+        return Tokenizer.from_metadata(file.metadata)
+    except ModelFileError as error:
+        raise ModelFileError(error.reason, path=file.paths[0]) from error
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{file.paths[0]}: {error}") from error
+
+
+def _template(metadata: Metadata, tokenizer: Tokenizer, source: str | None) -> ChatTemplate:
+    """The template given, the file's own, or the architecture's."""
+    if source is None:
+        source = metadata.string("tokenizer.chat_template", default="")
+    if not source:
+        source = builtin("step35" if metadata.string("general.architecture") == "step35" else "chatml")
+    return ChatTemplate(source, tokenizer.bos_token, tokenizer.eos_token, tokenizer.special_tokens)
