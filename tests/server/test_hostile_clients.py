@@ -124,8 +124,8 @@ def test_headers_and_bodies_that_are_too_large(address):
 )
 def test_ambiguous_requests_are_refused_and_nothing_after_them_is_read(address, lengths):
     with socket.create_connection(address, timeout=20) as connection:
-        connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\n" + lengths + b"\r\n0\r\n\r\n")
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        smuggled = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\n" + lengths + b"\r\n0\r\n\r\n" + smuggled)
         answers = everything(connection)
     assert re.match(rb"HTTP/1.1 (400|501) ", answers), answers
     assert answers.count(b"HTTP/1.1") == 1
