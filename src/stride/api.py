@@ -4,9 +4,8 @@ line, Python and HTTP."""
 from __future__ import annotations
 
 import copy
-import operator
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -19,7 +18,7 @@ from stride import facts
 from stride.chat.constraints import FIELDS, NO_CONSTRAINTS, Constraints, TextFormat, read_constraints
 from stride.chat.prompt import Prompter
 from stride.chat.stream import StreamParser
-from stride.chat.texts import Texts
+from stride.chat.texts import Texts, whole_numbers
 from stride.embeddings import EUCLIDEAN, Embeddings, normalized
 from stride.errors import ContextOverflowError, GenerationError, RequestError
 from stride.load import LoadOptions, load
@@ -27,7 +26,7 @@ from stride.logits import prompt_logits
 from stride.memory import Plan
 from stride.models import Decoder, Session
 from stride.models.load import Progress
-from stride.ops.api import Backend, FloatArray, IntArray, KVType
+from stride.ops.api import Backend, FloatArray, KVType
 from stride.stream import Stream
 from stride.types import Completion, LogitsMask, Message, Pooling, Prompt, SamplingParams, Tool, sampling_params
 
@@ -106,7 +105,7 @@ class LLM:
         self.tokenizer, self.template, self.tool_format = loaded.tokenizer, loaded.template, loaded.tool_format
         self.masks, self.backend, self.engine = loaded.masks, loaded.backend, loaded.engine
         self.plan, self.n_ctx, self.kv_type = loaded.plan, loaded.plan.n_ctx, loaded.plan.kv_type
-        self._texts = Texts(self.tokenizer, self.n_ctx)
+        self._texts = Texts(self.tokenizer, self.n_ctx, self.config.n_vocab)
         self._prompter = Prompter(self.template, self.tokenizer, self.tool_format, self._texts)
         self.cache_scope = ""
         self._group: str | None = None
@@ -194,7 +193,7 @@ class LLM:
             self.check_length(prompt)
             ids = self._texts.ids(prompt, "prompt")
         else:
-            ids = _token_ids(prompt, "prompt")
+            ids = whole_numbers(prompt, "prompt")
         mask = None if text_format is None else self.masks.text(text_format, self.cache_scope)
         adds_bos = isinstance(prompt, str) and self._texts.puts_bos_before(prompt)
         return self._started(ids, params, None, mask, int(adds_bos) if prompt_logprobs else None)
@@ -289,33 +288,10 @@ class LLM:
         if not isinstance(texts, Sequence | np.ndarray):
             raise RequestError(f"{field} must be a text, token ids, or a list of such", field=field)
         is_one = isinstance(texts, str) or (len(texts) > 0 and not isinstance(texts[0], Sequence | np.ndarray))
-        prompts = [self._embeddable(text, field, truncate) for text in ([texts] if is_one else texts)]
+        prompts = [self._texts.to_embed(text, field, truncate) for text in ([texts] if is_one else texts)]
         if not prompts:
             raise RequestError(f"{field} is empty", field=field)
         return Embeddings(self.engine, prompts, self.pooling, self.cache_scope)
-
-    def _embeddable(self, text: Any, field: str, truncate: bool) -> IntArray:
-        """A text's token ids, with what the model wants before and after it; token ids as they are.
-
-        Raises:
-            RequestError: there are none, there are others than the model's, or there are too many.
-        """
-        ends: list[int] = []
-        if isinstance(text, str) and text:
-            if truncate:
-                text = self._texts.beginning(text)
-            else:
-                self.check_length(text, generates=False)
-            ids = self._texts.ids(text, field)
-            if self.tokenizer.add_eos and self.tokenizer.eos_id is not None and ids[-1:] != [self.tokenizer.eos_id]:
-                ends = [self.tokenizer.eos_id]
-        else:
-            ids = self._known_ids(text, field)
-        if truncate:
-            ids = ids[: self.n_ctx - len(ends)]
-        if len(ids) + len(ends) > self.n_ctx:
-            raise ContextOverflowError(len(ids) + len(ends), self.n_ctx, generates=False)
-        return np.array([*ids, *ends], np.int32)
 
     # --- text and numbers ---
 
@@ -360,17 +336,10 @@ class LLM:
         Raises:
             RequestError: no tokens, one that is not in the vocabulary, or more than the context holds.
         """
-        ids = self._known_ids(token_ids, "token_ids")
+        ids = self._texts.known_ids(token_ids, "token_ids")
         if len(ids) > self.n_ctx:
             raise ContextOverflowError(len(ids), self.n_ctx, generates=False)
         return prompt_logits(self.engine, ids, self.cache_scope)
-
-    def _known_ids(self, values: Iterable[Any], name: str) -> list[int]:
-        """As `_token_ids`; ids that the vocabulary does not have are refused too."""
-        ids = _token_ids(values, name)
-        if not all(0 <= i < self.config.n_vocab for i in ids):
-            raise RequestError(f"{name} must be token ids from 0 to {self.config.n_vocab - 1}", field=name)
-        return ids
 
     def session(self, n_ctx: int, backend: Backend | None = None) -> Session:
         """A sequence of its own beside the engine, for measuring; only while nothing is being generated.
@@ -433,18 +402,3 @@ def _for_the_rest(constraints: Constraints) -> Constraints:
         field = constraints.text.field
         raise RequestError(f"{field} is of a whole answer, but the last message is to be continued", field=field)
     return replace(constraints, reasoning_effort=None, reasoning_budget=None)
-
-
-def _token_ids(values: Iterable[Any], name: str) -> list[int]:
-    """Token ids from whatever holds them, arrays too.
-
-    Raises:
-        RequestError: there are none, or they are no integers; names the argument.
-    """
-    try:
-        ids = [operator.index(value) for value in values]
-    except TypeError:
-        raise RequestError(f"{name} must be made of token ids, which are integers", field=name) from None
-    if not ids:
-        raise RequestError(f"{name} is empty", field=name)
-    return ids

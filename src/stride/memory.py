@@ -293,14 +293,15 @@ def size(n_bytes: int) -> str:
 class _Recent:
     """`machine_memory` as it was a moment ago: asking the system takes longer than all else that an answer does."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Callable[[], Memory] = machine_memory) -> None:
+        self._ask = ask
         self._found = Memory(0, 0)
         self._at = -math.inf
 
     def __call__(self) -> Memory:
         now = perf_counter()
         if now - self._at > RECENT_SECONDS:
-            self._found, self._at = machine_memory(), now
+            self._found, self._at = self._ask(), now
         return self._found
 
 
