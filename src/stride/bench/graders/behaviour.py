@@ -7,9 +7,11 @@ itself counts nowhere.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from http.client import HTTPConnection, HTTPException
 from typing import Any, TypeAlias
 
 import httpx
@@ -37,7 +39,6 @@ ESSENTIAL = frozenset({"Starts", "Creates", "Reads back", "Lists", "Updates", "D
 """Without one of these it is no such application, however good the rest."""
 LISTS = ("items", "todos", "tasks", "data", "results")
 FORMATS = {"date-time": "2030-01-02T03:04:05", "date": "2030-01-02", "time": "03:04:05", "email": "a@example.org"}
-KEEP = {"Connection": "keep-alive"}
 PAGE_SIZES = ("limit", "size", "per_page", "page_size")
 
 
@@ -45,7 +46,7 @@ class MisbehavedError(Exception):
     """The application did not do what it has to; says what it did instead."""
 
 
-FAULTS = (MisbehavedError, httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError)
+FAULTS = (MisbehavedError, httpx.HTTPError, HTTPException, OSError, ValueError, LookupError, TypeError, AttributeError)
 """What an application's answers can make of a visit: they may hold anything."""
 
 
@@ -158,14 +159,31 @@ def items_of(body: Json) -> list[Any]:
     return body
 
 
+class Connection(HTTPConnection):
+    """One connection to a Unix socket: unlike a client's pool it never opens another in its place."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__("app", timeout=10)
+        self._address = address
+
+    def connect(self) -> None:
+        if self.sock is None:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._address)
+
+    auto_open = 0
+
+
 @dataclass(slots=True)
 class Visit:
-    """A first visit of a running application, and the items that it created there.
+    """A first visit of a running application at a Unix socket, and the items that it created there.
 
     Each look gives its evidence, or raises why the thing is not there.
     """
 
     http: httpx.Client
+    address: str
     resource: Resource
     created: list[dict[str, Any]] = field(default_factory=list)
 
@@ -245,12 +263,23 @@ class Visit:
         return f"{shown(response)}, then {shown(again)}"
 
     def status_on_delete(self) -> str:
-        response = self.ask("DELETE", self.path(3), 204, headers=KEEP)
+        path = self.path(3)
+        connection = Connection(self.address)
         try:
-            self.ask("GET", "/openapi.json", headers=KEEP)  # over the same connection, if that is still good
-        except httpx.TransportError as error:
-            raise MisbehavedError(f"{shown(response)}, then the server broke the connection off: {error}") from error
-        return shown(response)
+            connection.connect()
+            connection.request("DELETE", path)
+            answer = connection.getresponse()
+            body, said = answer.read(), f"DELETE {path} → {answer.status}"
+            if answer.status != 204 or body:
+                raise MisbehavedError(f"{said} {body[:80].decode(errors='replace')}, not 204")
+            try:
+                connection.request("GET", "/openapi.json")
+                connection.getresponse().read()
+            except (OSError, HTTPException) as error:
+                raise MisbehavedError(f"{said}, then the server broke the connection off: {error}") from error
+        finally:
+            connection.close()
+        return said
 
     def misses(self) -> str:
         known = self.path(0) and item_id(self.created[0])
@@ -297,24 +326,24 @@ FIRST_VISIT: Mapping[str, Callable[[Visit], str]] = {
 }
 
 
-def use(http: httpx.Client) -> tuple[dict[str, Check], Json]:
+def use(http: httpx.Client, address: str) -> tuple[dict[str, Check], Json]:
     """Every check of a first visit, and the id of an item that was left there (None where none was created).
 
     Raises:
         MisbehavedError: there is nothing that could be used.
     """
-    visit = Visit(http, find_resource(http))
+    visit = Visit(http, address, find_resource(http))
     checks = {name: check(name, partial(look, visit)) for name, look in FIRST_VISIT.items()}
     return checks, item_id(visit.created[0]) if visit.created else None
 
 
-def still_there(http: httpx.Client, kept: Json) -> str:
+def still_there(http: httpx.Client, address: str, kept: Json) -> str:
     """Evidence that an item of the first visit is there after a restart.
 
     Raises:
         MisbehavedError: it is not.
     """
-    visit = Visit(http, find_resource(http))
+    visit = Visit(http, address, find_resource(http))
     return shown(visit.ask("GET", visit.resource.of(kept), 200))
 
 

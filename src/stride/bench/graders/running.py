@@ -56,15 +56,15 @@ class Workshop:
         checks: dict[str, Check] = {}
         log = ""
         try:
-            with self._served(project, folder) as (http, running):
+            with self._served(project, folder) as (http, address, running):
                 try:
-                    checks, kept = use(http)
+                    checks, kept = use(http, address)
                     checks["Starts"] = check("Starts", lambda: f"{app.module}:{app.name}")
                 finally:
                     log = running.output
             if kept is not None:
-                with self._served(project, folder) as (http, running):
-                    checks[RESTART] = check(RESTART, partial(still_there, http, kept))
+                with self._served(project, folder) as (http, address, running):
+                    checks[RESTART] = check(RESTART, partial(still_there, http, address, kept))
                     log += running.output
         except (NotServingError, *FAULTS) as error:
             why = _last_words(error, log)
@@ -74,8 +74,8 @@ class Workshop:
         return complete({**checks, LOG: _log_check(log)}, "nothing could be created")
 
     @contextmanager
-    def _served(self, project: Project, folder: Path) -> Iterator[tuple[httpx.Client, Running]]:
-        """The application while it runs.
+    def _served(self, project: Project, folder: Path) -> Iterator[tuple[httpx.Client, str, Running]]:
+        """The application while it runs: a client of it, and its socket.
 
         Raises:
             NotServingError: it does not listen; with the last words of its log, or the limit that it broke.
@@ -97,7 +97,7 @@ class Workshop:
                 transport=transport, base_url="http://app", timeout=10, follow_redirects=True, headers=CLOSE
             ) as http:
                 try:
-                    yield http, running
+                    yield http, address, running
                 except httpx.HTTPError as error:
                     ended = running.ended
                     if ended is not None and ended.reason:
