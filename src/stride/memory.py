@@ -22,6 +22,7 @@ from stride.engine.kv import pages_per_sequence
 from stride.errors import InsufficientMemoryError
 from stride.models.config import DenseConfig, ModelConfig, MoeConfig
 from stride.ops.api import PAGE_TOKENS, KVType
+from stride.types import GRAMMAR_BYTES
 
 WEIGHT_OVERHEAD = 1.03
 """Memory of packed weights over their size in the file, at most."""
@@ -29,8 +30,6 @@ PROGRAM_BYTES = 80 << 20
 """Memory of the interpreter and its libraries."""
 WORKER_BYTES = 16 << 20
 """Memory of the process that renders chat templates."""
-GRAMMAR_BYTES = 32 << 20
-"""Memory of compiled grammars that are kept."""
 TOKEN_BYTES = 640
 """Memory of one token of a vocabulary: its bytes, its merge, its places in the tokenizer's tables and the grammars'."""
 STATES, WIDTHS = 6, 2
