@@ -47,6 +47,17 @@ def percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f}%"
 
 
+def times(value: float | None) -> str:
+    """A ratio."""
+    return NONE if value is None else f"{value:.2f}×" if value >= 0.1 else f"{value:.3f}×"
+
+
+def stars(points: float) -> str:
+    """Points of five, as stars and as a number."""
+    n_full = min(5, max(0, round(points)))
+    return f"{'★' * n_full}{'☆' * (5 - n_full)} {points:.1f} of 5"
+
+
 def interval(summary: Summary | None, write: Callable[[float], str]) -> str:
     """A bootstrap interval; a single repeat has none."""
     if summary is None or summary.n < 2:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from stride.bench import figures as fig
 from stride.bench.blocks import plain
-from stride.bench.graders.coding import CHECKS
+from stride.bench.graders import Grade
 from stride.bench.results import Results, Run, TargetResult
 from stride.bench.statistics import Summary, summarize
-from stride.bench.tasks import CODING, SPEED, TOOL_CALLS
+from stride.bench.suite.play import CaseResult
+from stride.bench.suite.tally import is_malformed, total
+from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task
 
 STEADY = 0.05
 AGREEMENT = 0.05
 FOOTPRINT = 0.03
 FEW_REPEATS = 5
+NOT_EXECUTED = "not executed"
 STAND_IN = re.compile(r"untrained|seeded|random weights|synthetic|stride demo", re.I)
 
 
@@ -40,13 +46,35 @@ def time_figure(target: TargetResult, task: str, name: str) -> Summary | None:
     return summarize([value for value in times if value is not None])
 
 
-def prompt_rates(target: TargetResult, tasks: Results) -> tuple[list[float], str]:
-    """Median prompt tok/s of each task, and whose figure it is: the server's, or the client's where there is none."""
+def post_tasks(results: Results) -> list[Task]:
+    """The post's tests, as far as they are in the plan."""
+    names = [task.name for task in POST_TASKS]
+    return [task for task in results.tasks if task.name in names]
+
+
+def prompt_figure(target: TargetResult, task: str) -> Summary | None:
+    """Prompt tok/s: the server's own, or the client's estimate where there is none."""
+    return figure(target, task, "server_prompt_rate") or figure(target, task, "prompt_rate")
+
+
+def prompt_rates(target: TargetResult, results: Results) -> tuple[list[float], str]:
+    """Median prompt tok/s of each of the post's tests, and whose figure: the server's, or else the client's."""
     for name, source in (("server_prompt_rate", "server"), ("prompt_rate", "client")):
-        medians = [found.median for task in tasks.tasks if (found := figure(target, task.name, name))]
+        medians = [found.median for task in post_tasks(results) if (found := figure(target, task.name, name))]
         if medians:
             return medians, source
     return [], "client"
+
+
+def gaps(target: TargetResult) -> list[float]:
+    """Seconds between the pieces of the speed test's answers, of all its runs, in order of size."""
+    return sorted(
+        later - earlier for run in target.counted(SPEED.name) for earlier, later in pairwise(run.reply.arrivals)
+    )
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    return float(np.quantile(ordered, share))
 
 
 def generation_rate(target: TargetResult) -> float | None:
@@ -55,11 +83,27 @@ def generation_rate(target: TargetResult) -> float | None:
     return found.median if found else None
 
 
+def coding_grades(target: TargetResult) -> list[Grade]:
+    return [run.grade for run in target.counted(CODING.name) if run.grade]
+
+
 def coding_score(target: TargetResult) -> str:
-    """Median number of checks that passed."""
-    grades = [run.grade for run in target.counted(CODING.name) if run.grade]
-    found = summarize([float(grade.n_passed) for grade in grades])
-    return fig.NONE if found is None else f"{fig.count(found.median)} of {len(CHECKS)}"
+    """Median points, and median number of checks that passed."""
+    grades = coding_grades(target)
+    passed = summarize([float(grade.n_passed) for grade in grades])
+    if passed is None:
+        return fig.NONE
+    whole = f"{fig.count(passed.median)} of {len(grades[-1].checks)} checks"
+    points = summarize([grade.points for grade in grades if grade.points is not None])
+    return whole if points is None else f"{fig.stars(points.median)}, {whole}"
+
+
+def unexecuted(grade: Grade) -> str | None:
+    """Why the code was not run, where it was not: a check says so, or there is no grade of points but of text alone."""
+    if grade.points is None:
+        return "its checks read the syntax tree"
+    said = (check.evidence for check in grade.checks if check.evidence.startswith(NOT_EXECUTED))
+    return next((text.removeprefix(NOT_EXECUTED).lstrip(": ") for text in said), None)
 
 
 def tool_outcomes(target: TargetResult) -> Counter[str]:
@@ -75,6 +119,18 @@ def tool_score(target: TargetResult) -> str:
     return f"{fig.of(outcomes['pass'], outcomes.total())} passed{partial}"
 
 
+def suite_score(target: TargetResult) -> str:
+    """How many conversations of the tool suite passed."""
+    found = total(target.cases)
+    return fig.NONE if found is None else f"{fig.of(found.passed, found.n)} passed"
+
+
+def abstained(case: CaseResult) -> bool:
+    """Whether a conversation failed though all was understood, and nothing was called at all."""
+    called = any(reply.answer.tool_calls for reply in case.replies)
+    return not case.passed and case.fault is None and not called and not is_malformed(case)
+
+
 def headline(target: TargetResult, results: Results) -> str:
     """One target in one sentence."""
     name = f"**{plain(target.label)}**"
@@ -86,9 +142,11 @@ def headline(target: TargetResult, results: Results) -> str:
     parts = [
         f"**{fig.rate(generation_rate(target))} tok/s** generation",
         f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)",
-        f"coding {coding_score(target)} static checks",
+        f"coding {coding_score(target)}",
         f"tool calls {tool_score(target)}",
     ]
+    if target.cases:
+        parts.append(f"tool suite {suite_score(target)}")
     if target.memory is not None:
         parts.append(f"{fig.size(target.memory.footprint)} of memory")
     return f"{name}: {', '.join(parts)}."
@@ -144,7 +202,10 @@ def limitations(results: Results, machine: Mapping[str, Any]) -> Iterator[str]:
         yield f"**Busy machine.** The load average was {load:.1f} on {cores} cores before the first request."
     if machine["power"] == "battery":
         yield "**On battery.** The machine may have slowed itself down."
-    yield "**Static judgement.** The code was not executed: its checks read the syntax tree."
+    for target in results.targets:
+        reasons = Counter(why for grade in coding_grades(target) if (why := unexecuted(grade)))
+        for why in reasons:
+            yield f"**Code not executed.** {plain(target.label)}: {plain(why)}."
 
 
 def _target_limitations(target: TargetResult) -> Iterator[str]:
@@ -164,6 +225,12 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
             yield f"**Drift.** {name}, {task.title.lower()}: {fig.percent(found.drift)} from first repeat to last."
         elif found and found.variation is not None and found.variation > STEADY:
             yield f"**Unsteady.** {name}, {task.title.lower()}: the speed varies by {fig.percent(found.variation)}."
+    recounted = sum(run.recounted for run in target.runs)
+    if recounted:
+        yield (
+            f"**Tokens recounted.** {name}: the server sent no usage with {fig.of(recounted, len(target.runs))} "
+            "answers; their tokens were counted in a second request, or by the server's tokenizer."
+        )
     gap = disagreement(target)
     if gap is not None and abs(gap) > AGREEMENT:
         yield f"**Client and server disagree** on {name}'s generation speed by {fig.percent(abs(gap))}."
@@ -176,6 +243,9 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
     missed = _usually_missed(coding)
     if missed:
         yield f"**Coding checks missed.** {name}: {plain(fig.join(missed))}."
+    suite = total(target.cases)
+    if suite is not None and suite.malformed:
+        yield f"**Malformed tool calls.** {name}: in {fig.of(suite.malformed, suite.n)} conversations."
     outcomes = tool_outcomes(target)
     if outcomes["partial"] or outcomes["fail"]:
         yield f"**Tool calls incomplete.** {name}: {tool_score(target)}."
@@ -194,7 +264,8 @@ def verdict(results: Results) -> Iterator[str]:
         if stand_in(target):
             yield text + "Its answers are not judged: the weights are a stand-in, only speed and memory are real."
             continue
-        yield text + (f"Coding: {coding_score(target)} static checks in the median. Tool calls: {tool_score(target)}.")
+        text += f"Coding: {coding_score(target)} in the median. Tool calls: {tool_score(target)}."
+        yield text + (f" Tool suite: {suite_score(target)}." if target.cases else "")
     ranked = sorted(
         ((rate, target.label) for target in results.targets if (rate := generation_rate(target)) is not None),
         reverse=True,
@@ -211,9 +282,10 @@ def disagreement(target: TargetResult) -> float | None:
 
 
 def _usually_missed(runs: list[Run]) -> list[str]:
-    """Checks that failed in more than half of the runs."""
-    failed = Counter(check.name for run in runs if run.grade for check in run.grade.checks if not check.passed)
-    return [name for name in CHECKS if 2 * failed[name] > len(runs)]
+    """Checks that failed in more than half of the runs, in their order."""
+    checks = [check for run in runs if run.grade for check in run.grade.checks]
+    failed = Counter(check.name for check in checks if not check.passed)
+    return [name for name in dict.fromkeys(check.name for check in checks) if 2 * failed[name] > len(runs)]
 
 
 def _first_fault(target: TargetResult) -> str | None:
