@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil, floor, log10
 from typing import Any
 
 SERIES = ("#1f6f8b", "#c05621", "#5b7f2b", "#7a4fa3", "#a3324f", "#4b5563")
@@ -15,6 +16,8 @@ WIDTH = 330
 STEP = 20
 """Height of one of several bars that stand together."""
 PNG_SCALE = 2.0
+PADDING = {"left": 18, "right": 18, "top": 5, "bottom": 5}
+"""Room for a reader's font that is wider than the one that the chart was laid out with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +75,17 @@ def dots(marks: Sequence[Mark], axis: str) -> str:
     return _svg((each + medians).properties(width=WIDTH, height=alt.Step(STEP if several else 34)))
 
 
-def intervals(marks: Sequence[Mark], axis: str, *, top: float | None = None, bars: bool = False) -> str:
-    """Values with their intervals as lines, as dots or bars; the axis ends at ``top``, if there is one."""
+def intervals(marks: Sequence[Mark], axis: str, *, as_shares: bool = False, bars: bool = False) -> str:
+    """Values with their intervals as lines, as dots or bars; shares have an axis of 0 to 100%."""
     import altair as alt
 
     several = len(_series(marks)) > 1
-    scale = alt.Scale(zero=True, nice=True) if top is None else alt.Scale(domain=[0, top])
+    scale = alt.Scale(zero=True, nice=True) if not as_shares else alt.Scale(domain=[0, 1])
     base = _base(marks).encode(y=_places(marks))
     if several:
         base = base.encode(yOffset=alt.YOffset("series:N", sort=_series(marks)))
-    where = alt.X("value:Q", title=axis, scale=scale, axis=alt.Axis(tickCount=5))
+    ticks = alt.Axis(tickCount=5, format="%") if as_shares else alt.Axis(tickCount=5)
+    where = alt.X("value:Q", title=axis, scale=scale, axis=ticks)
     values = base.mark_bar(size=14, opacity=0.6) if bars else base.mark_point(size=60, filled=True)
     ends = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=axis), x2="high:Q")
     if bars:
@@ -122,9 +126,12 @@ def shares(marks: Sequence[Mark], axis: str) -> str:
     """How large a share (0 to 1) lies below each value: a staircase for each series, on a logarithmic axis."""
     import altair as alt
 
+    places = [float(mark.place) for mark in marks]
+    decades = [10.0**power for power in range(floor(log10(min(places))), ceil(log10(max(places))) + 1)]
+    scale = alt.Scale(type="log", domain=[decades[0], decades[-1]], nice=False)
     chart = _base(marks).mark_line(strokeWidth=2, interpolate="step-after")
     encoded = chart.encode(
-        x=alt.X("place:Q", title=axis, scale=alt.Scale(type="log", nice=True), axis=alt.Axis(tickCount=5)),
+        x=alt.X("place:Q", title=axis, scale=scale, axis=alt.Axis(values=decades, format="~g")),
         y=alt.Y("value:Q", title="share at most so long", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
         order=alt.Order("value:Q"),
     )
@@ -157,7 +164,7 @@ def stacks(parts: Sequence[Mark], peaks: Sequence[Mark], axis: str) -> str:
         order=alt.Order("rank:Q"),
     )  # fmt: skip
     bars = bars.transform_calculate(rank=f"indexof({names!r}, datum.series)")
-    ticks = alt.Chart({"values": [asdict(mark) for mark in peaks]}).mark_tick(thickness=3, size=32)
+    ticks = alt.Chart({"values": [asdict(mark) for mark in peaks]}).mark_tick(thickness=3, size=32, opacity=1)
     peak = ticks.encode(x=alt.X("value:Q", title=axis), y=_places(peaks), color=alt.value(f"var(--ink, {INK})"))
     return _svg((bars + peak).properties(width=WIDTH, height=alt.Step(42)))
 
@@ -195,7 +202,7 @@ def _svg(chart: Any) -> str:
 
     ink, grid = f"var(--ink, {INK})", f"var(--grid, {GRID})"
     dressed = (
-        chart.configure(background="transparent", font="sans-serif")
+        chart.configure(background="transparent", font="sans-serif", padding=PADDING)
         .configure_axis(
             labelColor=ink,
             titleColor=ink,

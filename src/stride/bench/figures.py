@@ -17,9 +17,11 @@ def rate(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds, or milliseconds below one."""
+    """Seconds, milliseconds below one, or microseconds below a tenth of one."""
     if value is None:
         return NONE
+    if value < 1e-4:
+        return f"{1e6 * value:.0f} µs"
     return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
 
 
@@ -64,6 +66,13 @@ def interval(summary: Summary | None, write: Callable[[float], str]) -> str:
         return NONE
     low, high = write(summary.low), write(summary.high)
     return low if low == high else f"{low} to {high}"
+
+
+def with_interval(summary: Summary | None, write: Callable[[float | None], str]) -> str:
+    """A median and its interval, if it has one."""
+    if summary is None:
+        return NONE
+    return write(summary.median) + (f" ({interval(summary, write)})" if summary.n > 1 else "")
 
 
 def span(values: Sequence[float], write: Callable[[float], str]) -> str:

@@ -13,12 +13,18 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from stride.bench import charts, post, rows
+from stride.bench import figures as fig
 from stride.bench.blocks import Block, Figure, Folded, Section, fence, plain
 from stride.bench.results import Results, Run
 from stride.bench.sections import sections
 from stride.bench.tasks import Task
 
 FORMAT = 1
+FEW = 3
+"""Targets that the title names."""
+CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
+CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+"""What a page may not hold, and the picture that stands for it: models write such things."""
 
 
 def write_report(results: Results, machine: Mapping[str, Any], command: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -37,7 +43,7 @@ def write_report(results: Results, machine: Mapping[str, Any], command: Sequence
         "suite.csv": rows.suite_csv(results),
         **{f"{figure.name}.svg": charts.standalone(figure.svg) for figure in _figures(written)},
     }
-    files = {name: text.encode() for name, text in texts.items()}
+    files = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     files |= {f"{figure.name}.png": charts.png(figure.svg) for figure in _figures(written)}
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -51,9 +57,9 @@ def to_html(title: str, written: Sequence[Section]) -> str:
     environment.filters["inline"] = lambda text: Markup(inline.renderInline(text))
     environment.filters["words"] = lambda text: Markup(inline.renderInline(text)).striptags()
     environment.filters["svg"] = Markup
-    return environment.get_template("report.html").render(
-        title=title, sections=written, chart_style=Markup(charts.style())
-    )
+    template = environment.get_template("report.html")
+    page = template.render(title=title, sections=written, chart_style=Markup(charts.style()))
+    return page.translate(CONTROLS)
 
 
 def to_markdown(title: str, written: Sequence[Section]) -> str:
@@ -61,7 +67,7 @@ def to_markdown(title: str, written: Sequence[Section]) -> str:
     environment = _environment(autoescape=False)
     environment.filters["fence"] = fence
     environment.filters["plain"] = plain
-    return environment.get_template("report.md").render(title=title, sections=written)
+    return environment.get_template("report.md").render(title=title, sections=written).translate(CONTROLS)
 
 
 def as_data(results: Results, machine: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
@@ -92,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 def _title(results: Results, machine: Mapping[str, Any]) -> str:
     names = [target.label for target in results.targets]
-    what = names[0] if len(names) == 1 else f"{len(names)} models"
+    what = fig.join(names) if len(names) <= FEW else f"{len(names)} targets"
     return f"Running {what} on {machine['cpu']}: a benchmark"
 
 

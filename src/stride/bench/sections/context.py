@@ -45,9 +45,9 @@ def _depth(results: Results, deep: list[Task]) -> Section:
                 (
                     plain(target.label),
                     fig.count(n_prompt) if counted else f"{task.title}: not measured",
-                    _with_interval(decode),
-                    _with_interval(prefill),
-                    fig.seconds(first.median if first else None),
+                    fig.with_interval(decode, fig.rate),
+                    fig.with_interval(prefill, fig.rate),
+                    fig.with_interval(first, fig.seconds),
                 )
             )
     words = "; ".join(f"{m.series}, {fig.count(float(m.place))} tokens: {fig.rate(m.value)}" for m in generation)
@@ -79,12 +79,6 @@ def _mark(target: TargetResult, place: float | None, found: Summary | None) -> l
     if place is None or found is None:
         return []
     return [Mark(target.label, place, found.median, found.low, found.high)]
-
-
-def _with_interval(found: Summary | None) -> str:
-    if found is None:
-        return fig.NONE
-    return fig.rate(found.median) + (f" ({fig.interval(found, fig.rate)})" if found.n > 1 else "")
 
 
 def _warm_row(target: TargetResult, task: Task) -> tuple[str, ...] | None:

@@ -64,13 +64,17 @@ def _plan_rows(results: Results, command: Sequence[str]) -> Iterator[tuple[str, 
     yield "Tests", plain("; ".join(task.title for task in plan.tasks))
     more = f", up to {plan.most_repeats} where speeds vary" if plan.most_repeats > plan.repeats else ""
     yield "Repeats", f"{plan.repeats} of each test{more}"
-    yield "Seeds", f"1 to {plan.most_repeats}, the number of the repeat"
+    yield "Seeds", f"{_seeds(plan.most_repeats)}, the number of the repeat"
     if plan.suite_seeds:
-        yield "Tool suite", f"{len(KINDS)} kinds, seeds 1 to {plan.suite_seeds}"
+        yield "Tool suite", f"{len(KINDS)} kinds, {_seeds(plan.suite_seeds)}"
     yield "Time", "no limit" if plan.seconds is None else f"no repeat that would end after {fig.seconds(plan.seconds)}"
     if len(results.targets) > 1:
         yield "Order", "repeat by repeat, in turns" if results.interleaved else "one target after another"
     yield "Command", code(shlex.join(command))
+
+
+def _seeds(last: int) -> str:
+    return "seed 1" if last == 1 else f"seeds 1 to {last}"
 
 
 def _target_rows(target: TargetResult) -> Iterator[tuple[str, str]]:

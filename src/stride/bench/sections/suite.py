@@ -18,6 +18,7 @@ from stride.bench.suite.tally import Tally, compare, tally, total
 
 LONGEST_MESSAGE, LONGEST_EVIDENCE = 4_000, 300
 """Characters that are shown."""
+HEADER = ("Kind", "Passed", f"{CONFIDENCE:.0%} interval", "Partial", "Malformed", "Abstained", "Faults")
 SMALL = 0.05
 """A p-value from which on a difference is called one."""
 
@@ -43,30 +44,52 @@ def _blocks(played: Sequence[TargetResult]) -> Iterator[Block]:
     words = "; ".join(f"{target.label}: {row.passed} of {row.n}" for target in played if (row := total(target.cases)))
     yield Figure(
         "suite",
-        charts.intervals(marks, "passed, share of conversations", top=1.0),
+        charts.intervals(marks, "passed, share of conversations", as_shares=True),
         f"Passes by kind; the table below has them all. Together: {words}.",
         f"Tool suite: share that passed, with Wilson's interval at {CONFIDENCE:.0%}.",
     )
-    for target in played:
-        whole = total(target.cases)
-        rows = [*tallies[target.label], *([whole] if whole else [])]
-        header = ("Kind", "Passed", f"{CONFIDENCE:.0%} interval", "Partial", "Malformed", "Abstained", "Faults")
-        yield Table(f"Tool suite: {plain(target.label)}", header, [_row(row, target) for row in rows])
+    tables = [Table(f"Tool suite: {plain(target.label)}", HEADER, list(_rows(target))) for target in played]
+    if len(played) > 1:
+        yield _side_by_side(played)
+        yield from (Folded(table.caption, [table]) for table in tables)
+    else:
+        yield from tables
     yield from _differences(played)
     for target in played:
         yield from _failures(target)
 
 
-def _row(row: Tally, target: TargetResult) -> tuple[str, ...]:
-    cases = [case for case in target.cases if row.kind in (case.kind, "all")]
-    title = f"**{row.title}**" if row.kind == "all" else row.title
-    counts = (row.partial, row.malformed, sum(map(findings.abstained, cases)), row.faults)
-    return (
-        title,
-        fig.of(row.passed, row.n),
-        f"{100 * row.low:.0f}% to {100 * row.high:.0f}%",
-        *map(str, counts),
-    )
+def _tallies(target: TargetResult) -> list[Tally]:
+    """Of each kind, and of all together."""
+    whole = total(target.cases)
+    return [*tally(target.cases), *([whole] if whole else [])]
+
+
+def _rows(target: TargetResult) -> Iterator[tuple[str, ...]]:
+    for row in _tallies(target):
+        cases = [case for case in target.cases if row.kind in (case.kind, "all")]
+        counts = (row.partial, row.malformed, sum(map(findings.abstained, cases)), row.faults)
+        yield row.title, fig.of(row.passed, row.n), _interval(row), *map(str, counts)
+
+
+def _side_by_side(played: Sequence[TargetResult]) -> Table:
+    """Passes of each kind, a column for each target."""
+    columns = [{row.kind: row for row in _tallies(target)} for target in played]
+    titles = {row.kind: row.title for column in columns for row in column.values() if row.kind != "all"}
+    rows = [
+        (title, *(_passed(column.get(kind)) for column in columns))
+        for kind, title in {**titles, "all": "All kinds"}.items()
+    ]
+    caption = f"Tool suite: conversations that passed, with Wilson’s interval at {CONFIDENCE:.0%}"
+    return Table(caption, ("Kind", *(plain(target.label) for target in played)), rows)
+
+
+def _passed(row: Tally | None) -> str:
+    return fig.NONE if row is None else f"{fig.of(row.passed, row.n)} ({_interval(row)})"
+
+
+def _interval(row: Tally) -> str:
+    return f"{100 * row.low:.0f}% to {100 * row.high:.0f}%"
 
 
 def _differences(played: Sequence[TargetResult]) -> Iterator[Block]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from stride.bench import charts, findings
 from stride.bench import figures as fig
@@ -77,18 +78,22 @@ def _clocks(results: Results) -> Iterator[Block]:
 
 def post_test(task: Task, results: Results) -> Iterator[Block]:
     yield Text(f"**Prompt:** “{plain(task.prompt)}” At most {task.max_tokens:,} tokens.")
+    measured = [target for target in results.targets if target.counted(task.name)]
+    if len(measured) > 1:
+        yield _side_by_side(task, measured)
+    else:
+        yield from (_metrics(task, target) for target in measured)
+    if task.name == SPEED.name:
+        yield from _latency(results)
+    for target in measured:
+        yield from _judgement(task, target, folded=len(measured) > 1)
     for target in results.targets:
-        if target.counted(task.name):
-            yield _metrics(task, target)
-            yield from _judgement(task, target)
         failed = [run for run in target.runs if run.task == task.name and run.repeat > 0 and run.fault]
         if failed:
             rows = [(str(run.repeat), plain(run.fault)) for run in failed]
             yield Table(f"Failed runs: {plain(target.label)}", ("Repeat", "Reason"), rows)
-    if task.name == SPEED.name:
-        yield from _latency(results)
     for target in results.targets:
-        yield from _details(task, target)
+        yield from _details(task, target, with_metrics=len(measured) > 1)
 
 
 def _latency(results: Results) -> Iterator[Block]:
@@ -120,37 +125,56 @@ def _latency(results: Results) -> Iterator[Block]:
     yield Table("Time between the pieces of an answer", ("Target", "Gaps", *GAP_QUANTILES), rows)
 
 
+Write: TypeAlias = Callable[[float | None], str]
+
+
+def _summaries(task: Task, target: TargetResult) -> Iterator[tuple[str, Summary | None, Write]]:
+    """What a test measured: a title, the summary, and how its figures are written."""
+
+    def of_runs(name: str) -> Summary | None:
+        return findings.figure(target, task.name, name)
+
+    def of_times(name: str) -> Summary | None:
+        return findings.time_figure(target, task.name, name)
+
+    yield "Prompt tokens", of_runs("prompt_tokens"), fig.count
+    yield "Prompt processing, server (tok/s)", of_runs("server_prompt_rate"), fig.rate
+    yield "Prompt processing, client's estimate (tok/s)", of_runs("prompt_rate"), fig.rate
+    yield "Generation tokens", of_runs("completion_tokens"), fig.count
+    yield "**Generation speed, client (tok/s)**", of_runs("decode_rate"), fig.rate
+    yield "Generation speed, server (tok/s)", of_runs("server_decode_rate"), fig.rate
+    yield "First byte", of_times("first_byte"), fig.seconds
+    yield "First token of any kind", of_times("first_token"), fig.seconds
+    yield "First token of the answer", of_times("first_answer"), fig.seconds
+    yield "Total time", of_times("end"), fig.seconds
+
+
 def _metrics(task: Task, target: TargetResult) -> Table:
-    def run_row(label: str, name: str, write: Callable[[float | None], str]) -> tuple[str, ...]:
-        return _row(label, findings.figure(target, task.name, name), write)
-
-    def time_row(label: str, name: str) -> tuple[str, ...]:
-        return _row(label, findings.time_figure(target, task.name, name), fig.seconds)
-
-    rows = [
-        run_row("Prompt tokens", "prompt_tokens", fig.count),
-        run_row("Prompt processing, server (tok/s)", "server_prompt_rate", fig.rate),
-        run_row("Prompt processing, client's estimate (tok/s)", "prompt_rate", fig.rate),
-        run_row("Generation tokens", "completion_tokens", fig.count),
-        run_row("**Generation speed, client (tok/s)**", "decode_rate", fig.rate),
-        run_row("Generation speed, server (tok/s)", "server_decode_rate", fig.rate),
-        time_row("First byte", "first_byte"),
-        time_row("First token of any kind", "first_token"),
-        time_row("First token of the answer", "first_answer"),
-        time_row("Total time", "end"),
-    ]
     n = len(target.counted(task.name))
     caption = f"{task.title}: {plain(target.label)}, {n} {'run' if n == 1 else 'runs'}"
+    rows = [
+        (
+            title,
+            write(found.median if found else None),
+            fig.interval(found, write),
+            fig.percent(found.variation if found else None),
+        )
+        for title, found, write in _summaries(task, target)
+    ]
     return Table(caption, ("Metric", "Median", f"{CONFIDENCE:.0%} interval", "Variation"), rows)
 
 
-def _row(label: str, found: Summary | None, write: Callable[[float | None], str]) -> tuple[str, ...]:
-    if found is None:
-        return label, fig.NONE, fig.NONE, fig.NONE
-    return label, write(found.median), fig.interval(found, write), fig.percent(found.variation)
+def _side_by_side(task: Task, targets: Sequence[TargetResult]) -> Table:
+    columns = [
+        [(title, fig.with_interval(found, write)) for title, found, write in _summaries(task, target)]
+        for target in targets
+    ]
+    rows = [(cells[0][0], *(text for _, text in cells)) for cells in zip(*columns, strict=True)]
+    caption = f"{task.title}: medians, with {CONFIDENCE:.0%} intervals where a test was repeated"
+    return Table(caption, ("Metric", *(plain(target.label) for target in targets)), rows)
 
 
-def _judgement(task: Task, target: TargetResult) -> Iterator[Block]:
+def _judgement(task: Task, target: TargetResult, *, folded: bool) -> Iterator[Block]:
     grades = [run.grade for run in target.counted(task.name) if run.grade]
     if not grades:
         return
@@ -167,14 +191,15 @@ def _judgement(task: Task, target: TargetResult) -> Iterator[Block]:
         weight = (f"{check.weight:g}",) if weighted else ()
         rows.append((plain(check.name), *weight, fig.of(sum(seen), len(seen)), _evidence(check)))
     header = ("Check", *(("Weight",) if weighted else ()), "Passed", "Evidence, last run")
-    yield Table(f"{task.title}, what was checked: {plain(target.label)}", header, rows)
+    table = Table(f"{task.title}, what was checked: {plain(target.label)}", header, rows)
+    yield Folded(f"What was checked: {plain(target.label)}", [table]) if folded else table
 
 
 def _evidence(check: Check) -> str:
     return plain(clipped(check.evidence, LONGEST_EVIDENCE))
 
 
-def _details(task: Task, target: TargetResult) -> Iterator[Block]:
+def _details(task: Task, target: TargetResult, *, with_metrics: bool) -> Iterator[Block]:
     runs = [run for run in target.runs if run.task == task.name]
     if not runs:
         return
@@ -183,8 +208,9 @@ def _details(task: Task, target: TargetResult) -> Iterator[Block]:
         *("Client tok/s", "Server tok/s", "Client prompt tok/s", "Server prompt tok/s", "Finish"),
     )
     table = Table(f"{task.title}, every run: {plain(target.label)}", header, [_run_row(run) for run in runs])
-    yield Folded(f"Every run: {plain(target.label)}", [table])
     counted = target.counted(task.name)
+    metrics = [_metrics(task, target)] if with_metrics and counted else []
+    yield Folded(f"Every run: {plain(target.label)}", [*metrics, table])
     if counted:
         yield Folded(f"First counted answer: {plain(target.label)}", list(_answer(counted[0])))
 
