@@ -12,7 +12,8 @@ SERIES = ("#1f6f8b", "#c05621", "#5b7f2b", "#7a4fa3", "#a3324f", "#4b5563")
 SERIES_DARK = ("#5fb8d6", "#f0995c", "#a3c76d", "#bb97e0", "#e87f9b", "#a7b0bd")
 INK, INK_DARK = "#24292f", "#e6e6e6"
 GRID, GRID_DARK = "#d8dee4", "#3a4048"
-WIDTH = 330
+WIDTH, NARROW = 330, 230
+"""Of a chart's plane; the narrow one leaves room for long names."""
 STEP = 20
 """Height of one of several bars that stand together."""
 PNG_SCALE = 2.0
@@ -90,7 +91,7 @@ def intervals(marks: Sequence[Mark], axis: str, *, as_shares: bool = False, bars
     ends = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=axis), x2="high:Q")
     if bars:
         ends = ends.encode(color=alt.value(f"var(--ink, {INK})"))
-    return _svg((values.encode(x=where) + ends).properties(width=WIDTH, height=alt.Step(STEP if several else 26)))
+    return _svg((values.encode(x=where) + ends).properties(width=NARROW, height=alt.Step(STEP if several else 26)))
 
 
 def lines(panels: Mapping[str, Sequence[Mark]], axis: str) -> str:

@@ -22,7 +22,7 @@ def seconds(value: float | None) -> str:
         return NONE
     if value < 1e-4:
         return f"{1e6 * value:.0f} µs"
-    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
+    return f"{value:.2f} s" if value >= 0.9995 else f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
 
 
 def size(value: float | None) -> str:
