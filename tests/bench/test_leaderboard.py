@@ -12,7 +12,9 @@ def test_the_fastest_stands_first_and_machines_stand_apart(tmp_path, measured):
     other.manifest = replace(other.manifest, machine={**other.manifest.machine, "cpu": "Another CPU"})
     sections = leaderboard([slow, fast, other])
     assert [section.title for section in sections] == ["How to read it", "Another CPU", "Test CPU"]
-    [table] = sections[-1].blocks
+    chart, table = sections[-1].blocks
+    assert chart.alt == "Generation speed in tok/s. 1. fast <b>: 200.0; 2. slow: 100.0."
+    assert sections[1].blocks[0].name != chart.name
     assert [tuple(row[:3]) for row in table.rows] == [
         ("1", "**fast \\<b\\>**", "200.0 (200.0)"),
         ("2", "**slow**", "100.0 (100.0)"),

@@ -79,6 +79,11 @@ def plain(text: object) -> str:
     return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", " ".join(str(text).split()))
 
 
+def clipped(text: str, longest: int) -> str:
+    """At most so many characters, and how many are left out; report.json has them all."""
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest:,} more characters)"
+
+
 def code(text: object) -> str:
     """Inline code that holds the text as it is."""
     shown = " ".join(str(text).split())

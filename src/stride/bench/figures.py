@@ -17,10 +17,14 @@ def rate(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds, or milliseconds below one."""
+    """Seconds, milliseconds below one, or microseconds below a tenth of one."""
     if value is None:
         return NONE
-    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
+    if value < 1e-4:
+        return f"{1e6 * value:.0f} µs"
+    return (
+        f"{value:.2f} s" if value >= 0.9995 else f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
+    )
 
 
 def size(value: float | None) -> str:
@@ -47,12 +51,30 @@ def percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f}%"
 
 
+def times(value: float | None) -> str:
+    """A ratio."""
+    return NONE if value is None else f"{value:.2f}×" if value >= 0.1 else f"{value:.3f}×"
+
+
+def stars(points: float) -> str:
+    """Points of five, as stars and as a number."""
+    n_full = min(5, max(0, round(points)))
+    return f"{'★' * n_full}{'☆' * (5 - n_full)} {points:.1f} of 5"
+
+
 def interval(summary: Summary | None, write: Callable[[float], str]) -> str:
     """A bootstrap interval; a single repeat has none."""
     if summary is None or summary.n < 2:
         return NONE
     low, high = write(summary.low), write(summary.high)
     return low if low == high else f"{low} to {high}"
+
+
+def with_interval(summary: Summary | None, write: Callable[[float | None], str]) -> str:
+    """A median and its interval, if it has one."""
+    if summary is None:
+        return NONE
+    return write(summary.median) + (f" ({interval(summary, write)})" if summary.n > 1 else "")
 
 
 def span(values: Sequence[float], write: Callable[[float], str]) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from stride.bench import figures as fig
 from stride.bench.blocks import plain
-from stride.bench.graders import Check
-from stride.bench.measures import MEASURES
+from stride.bench.graders import NOT_RUN, SANDBOX, Grade
 from stride.bench.results import Results, Run, TargetResult
 from stride.bench.statistics import Summary, summarize
-from stride.bench.tasks import CODING, SPEED, TOOL_CALLS
+from stride.bench.suite.play import CaseResult
+from stride.bench.suite.tally import is_malformed, total
+from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task
 
 STEADY = 0.05
 AGREEMENT = 0.05
@@ -41,13 +45,35 @@ def time_figure(target: TargetResult, task: str, name: str) -> Summary | None:
     return summarize([value for value in times if value is not None])
 
 
-def prompt_rates(target: TargetResult, tasks: Results) -> tuple[list[float], str]:
-    """Median prompt tok/s of each task, and whose figure it is: the server's, or the client's where there is none."""
+def post_tasks(results: Results) -> list[Task]:
+    """The post's tests, as far as they are in the plan."""
+    names = [task.name for task in POST_TASKS]
+    return [task for task in results.tasks if task.name in names]
+
+
+def prompt_figure(target: TargetResult, task: str) -> Summary | None:
+    """Prompt tok/s: the server's own, or the client's estimate where there is none."""
+    return figure(target, task, "server_prompt_rate") or figure(target, task, "prompt_rate")
+
+
+def prompt_rates(target: TargetResult, results: Results) -> tuple[list[float], str]:
+    """Median prompt tok/s of each of the post's tests, and whose figure: the server's, or else the client's."""
     for name, source in (("server_prompt_rate", "server"), ("prompt_rate", "client")):
-        medians = [found.median for task in tasks.tasks if (found := figure(target, task.name, name))]
+        medians = [found.median for task in post_tasks(results) if (found := figure(target, task.name, name))]
         if medians:
             return medians, source
     return [], "client"
+
+
+def gaps(target: TargetResult) -> list[float]:
+    """Seconds between the pieces of the speed test's answers, of all its runs, in order of size."""
+    return sorted(
+        later - earlier for run in target.counted(SPEED.name) for earlier, later in pairwise(run.reply.arrivals)
+    )
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    return float(np.quantile(ordered, share))
 
 
 def generation_rate(target: TargetResult) -> float | None:
@@ -56,10 +82,30 @@ def generation_rate(target: TargetResult) -> float | None:
     return found.median if found else None
 
 
+def coding_grades(target: TargetResult) -> list[Grade]:
+    return [run.grade for run in target.counted(CODING.name) if run.grade]
+
+
 def coding_score(target: TargetResult) -> str:
-    """Median points of the coding answers."""
-    found = MEASURES["coding"].summary(target)
-    return MEASURES["coding"].write(found.median if found else None)
+    """Median points, and median number of checks that passed."""
+    grades = coding_grades(target)
+    passed = summarize([float(grade.n_passed) for grade in grades])
+    if passed is None:
+        return fig.NONE
+    whole = f"{fig.count(passed.median)} of {grades[-1].n_checks} checks"
+    points = summarize([grade.points for grade in grades if grade.points is not None])
+    return whole if points is None else f"{fig.stars(points.median)}, {whole}"
+
+
+def unexecuted(grade: Grade) -> str | None:
+    """Why the code was not run, where it was not."""
+    return next((check.evidence for check in grade.checks if check.name == NOT_RUN), None)
+
+
+def sandbox(grades: Sequence[Grade]) -> str | None:
+    """What kept the code that was run from this machine; None where none was run."""
+    checks = (check for grade in grades for check in grade.checks)
+    return next((check.evidence for check in checks if check.name == SANDBOX), None)
 
 
 def tool_outcomes(target: TargetResult) -> Counter[str]:
@@ -73,6 +119,18 @@ def tool_score(target: TargetResult) -> str:
         return fig.NONE
     partial = f", {outcomes['partial']} partial" if outcomes["partial"] else ""
     return f"{fig.of(outcomes['pass'], outcomes.total())} passed{partial}"
+
+
+def suite_score(target: TargetResult) -> str:
+    """How many conversations of the tool suite passed."""
+    found = total(target.cases)
+    return fig.NONE if found is None else f"{fig.of(found.passed, found.n)} passed"
+
+
+def abstained(case: CaseResult) -> bool:
+    """Whether a conversation failed though all was understood, and nothing was called at all."""
+    called = any(reply.answer.tool_calls for reply in case.replies)
+    return not case.passed and case.fault is None and not called and not is_malformed(case)
 
 
 def headline(target: TargetResult, results: Results) -> str:
@@ -89,6 +147,8 @@ def headline(target: TargetResult, results: Results) -> str:
         f"coding {coding_score(target)}",
         f"tool calls {tool_score(target)}",
     ]
+    if target.cases:
+        parts.append(f"tool suite {suite_score(target)}")
     if target.memory is not None:
         parts.append(f"{fig.size(target.memory.footprint)} of memory")
     return f"{name}: {', '.join(parts)}."
@@ -144,8 +204,10 @@ def limitations(results: Results, machine: Mapping[str, Any]) -> Iterator[str]:
         yield f"**Busy machine.** The load average was {load:.1f} on {cores} cores before the first request."
     if machine["power"] == "battery":
         yield "**On battery.** The machine may have slowed itself down."
-    if any(check.name == "Not run" for target in results.targets for check in _coding_checks(target)):
-        yield "**Static judgement.** The code was not run: its checks read the syntax tree."
+    for target in results.targets:
+        reasons = Counter(why for grade in coding_grades(target) if (why := unexecuted(grade)))
+        for why in reasons:
+            yield f"**Code not executed.** {plain(target.label)}: {plain(why)}."
 
 
 def _target_limitations(target: TargetResult) -> Iterator[str]:
@@ -165,6 +227,12 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
             yield f"**Drift.** {name}, {task.title.lower()}: {fig.percent(found.drift)} from first repeat to last."
         elif found and found.variation is not None and found.variation > STEADY:
             yield f"**Unsteady.** {name}, {task.title.lower()}: the speed varies by {fig.percent(found.variation)}."
+    recounted = sum(run.recounted for run in target.runs)
+    if recounted:
+        yield (
+            f"**Tokens recounted.** {name}: the server sent no usage with {fig.of(recounted, len(target.runs))} "
+            "answers; their tokens were counted in a second request, or by the server's tokenizer."
+        )
     gap = disagreement(target)
     if gap is not None and abs(gap) > AGREEMENT:
         yield f"**Client and server disagree** on {name}'s generation speed by {fig.percent(abs(gap))}."
@@ -177,6 +245,9 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
     missed = _usually_missed(coding)
     if missed:
         yield f"**Coding checks missed.** {name}: {plain(fig.join(missed))}."
+    suite = total(target.cases)
+    if suite is not None and suite.malformed:
+        yield f"**Malformed tool calls.** {name}: in {fig.of(suite.malformed, suite.n)} conversations."
     outcomes = tool_outcomes(target)
     if outcomes["partial"] or outcomes["fail"]:
         yield f"**Tool calls incomplete.** {name}: {tool_score(target)}."
@@ -195,7 +266,8 @@ def verdict(results: Results) -> Iterator[str]:
         if stand_in(target):
             yield text + "Its answers are not judged: the weights are a stand-in, only speed and memory are real."
             continue
-        yield text + (f"Coding: {coding_score(target)} in the median. Tool calls: {tool_score(target)}.")
+        text += f"Coding: {coding_score(target)} in the median. Tool calls: {tool_score(target)}."
+        yield text + (f" Tool suite: {suite_score(target)}." if target.cases else "")
     ranked = sorted(
         ((rate, target.label) for target in results.targets if (rate := generation_rate(target)) is not None),
         reverse=True,
@@ -211,15 +283,11 @@ def disagreement(target: TargetResult) -> float | None:
     return client.median / server.median - 1 if client and server else None
 
 
-def _coding_checks(target: TargetResult) -> Iterator[Check]:
-    for run in target.counted(CODING.name):
-        yield from run.grade.checks if run.grade else ()
-
-
 def _usually_missed(runs: list[Run]) -> list[str]:
-    """Checks that failed in more than half of the runs."""
-    failed = Counter(check.name for run in runs if run.grade for check in run.grade.checks if not check.passed)
-    return [name for name, times in failed.items() if 2 * times > len(runs)]
+    """Checks that failed in more than half of the runs, in their order."""
+    checks = [check for run in runs if run.grade for check in run.grade.checks]
+    failed = Counter(check.name for check in checks if not check.passed)
+    return [name for name in dict.fromkeys(check.name for check in checks) if 2 * failed[name] > len(runs)]
 
 
 def _first_fault(target: TargetResult) -> str | None:

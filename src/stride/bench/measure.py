@@ -158,11 +158,12 @@ class _Station:
         nonce, seed = secrets.token_hex(4), repeat
         started = datetime.now(UTC).isoformat(timespec="seconds")
         body = task.body(nonce=nonce, seed=seed, model=self.endpoint.model, tokens_per_word=self.tokens_per_word)
-        for _ in range(task.n_requests):
-            reply = self.endpoint.ask(body)
+        cold, reply = None, self.endpoint.ask(body)
+        if task.warm:
+            cold, reply = reply.times.first_token, self.endpoint.ask(body)
         if reply.error is not None:
             reply = replace(reply, error=self.endpoint.obituary() or reply.error)
-        run = Run(self.result.label, task.name, repeat, seed, nonce, started, reply, None, None)
+        run = Run(self.result.label, task.name, repeat, seed, nonce, started, reply, None, None, cold)
         run = replace(run, fault=fault(run, task))
         return replace(run, grade=task.grade(reply.answer, self.graders) if run.counted else None)
 
@@ -190,6 +191,8 @@ def _note(endpoint: Endpoint, result: TargetResult) -> None:
     result.command = list(endpoint.command)
     result.size_bytes = endpoint.size_bytes
     result.ready_seconds = endpoint.ready_seconds
+    result.engine = endpoint.engine.name
+    result.timed = endpoint.engine.timed
     result.props = dict(endpoint.props)
     result.listed = dict(endpoint.listed)
     result.file = endpoint.file

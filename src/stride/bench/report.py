@@ -1,4 +1,4 @@
-"""The report's files: report.html, report.md, report.json and one SVG per chart."""
+"""The report's files: report.html, report.md, report.json, runs.csv, suite.csv, one SVG and one PNG of each chart."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from stride.bench import charts, post
+from stride.bench import charts, post, rows
+from stride.bench import figures as fig
 from stride.bench.blocks import Block, Figure, Folded, Section, fence, plain
 from stride.bench.results import Results, Run
 from stride.bench.sections import sections
 from stride.bench.tasks import Task
 
 FORMAT = 1
-RUN_FIGURES = (
-    *("counted", "prompt_tokens", "completion_tokens", "cached_tokens"),
-    *("decode_rate", "prompt_rate", "server_decode_rate", "server_prompt_rate"),
-)
+FEW = 3
+"""Targets that the title names."""
+CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
+CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+"""What a page may not hold, and the picture that stands for it: models write such things."""
 
 
 def write_report(results: Results, machine: Mapping[str, Any], command: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -31,16 +33,20 @@ def write_report(results: Results, machine: Mapping[str, Any], command: Sequence
     ``machine`` is `machine.machine()` with the ``date``; ``command`` is what was typed, keys left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = sections(results, machine, command)
+    written = sections(results, machine, command, folder)
     title = _title(results, machine)
-    files = {
+    texts = {
         "report.html": to_html(title, written),
         "report.md": to_markdown(title, written),
         "report.json": json.dumps(as_data(results, machine, command), indent=1, ensure_ascii=False, default=str),
+        "runs.csv": rows.runs_csv(results),
+        "suite.csv": rows.suite_csv(results),
         **{f"{figure.name}.svg": charts.standalone(figure.svg) for figure in _figures(written)},
     }
-    for name, text in files.items():
-        (folder / name).write_text(text, "utf-8")
+    files = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+    files |= {f"{figure.name}.png": charts.png(figure.svg) for figure in _figures(written)}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
     return {name: folder / name for name in files}
 
 
@@ -51,9 +57,9 @@ def to_html(title: str, written: Sequence[Section]) -> str:
     environment.filters["inline"] = lambda text: Markup(inline.renderInline(text))
     environment.filters["words"] = lambda text: Markup(inline.renderInline(text)).striptags()
     environment.filters["svg"] = Markup
-    return environment.get_template("report.html").render(
-        title=title, sections=written, chart_style=Markup(charts.style())
-    )
+    template = environment.get_template("report.html")
+    page = template.render(title=title, sections=written, chart_style=Markup(charts.style()))
+    return page.translate(CONTROLS)
 
 
 def to_markdown(title: str, written: Sequence[Section]) -> str:
@@ -61,7 +67,7 @@ def to_markdown(title: str, written: Sequence[Section]) -> str:
     environment = _environment(autoescape=False)
     environment.filters["fence"] = fence
     environment.filters["plain"] = plain
-    return environment.get_template("report.md").render(title=title, sections=written)
+    return environment.get_template("report.md").render(title=title, sections=written).translate(CONTROLS)
 
 
 def as_data(results: Results, machine: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         data = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
         if isinstance(value, Run):
-            data["figures"] = {name: getattr(value, name) for name in RUN_FIGURES}
+            data["figures"] = {name: getattr(value, name) for name in rows.RUN_FIGURES}
         return data
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -92,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 def _title(results: Results, machine: Mapping[str, Any]) -> str:
     names = [target.label for target in results.targets]
-    what = names[0] if len(names) == 1 else f"{len(names)} models"
+    what = fig.join(names) if len(names) <= FEW else f"{len(names)} targets"
     return f"Running {what} on {machine['cpu']}: a benchmark"
 
 

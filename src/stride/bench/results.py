@@ -18,7 +18,10 @@ from stride.bench.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One request. ``repeat`` 0 is the warm-up. ``fault`` is why its figures do not count."""
+    """One request. ``repeat`` 0 is the warm-up. ``fault`` is why its figures do not count.
+
+    ``cold_first_token``: seconds to it of the same request before this one, of a task that is sent twice.
+    """
 
     target: str
     task: str
@@ -29,6 +32,7 @@ class Run:
     reply: Reply
     grade: Grade | None
     fault: str | None
+    cold_first_token: float | None = None
 
     @property
     def counted(self) -> bool:
@@ -46,6 +50,11 @@ class Run:
     def cached_tokens(self) -> int:
         details = (self.reply.usage or {}).get("prompt_tokens_details") or {}
         return details.get("cached_tokens") or (self.reply.timings or {}).get("cache_n") or 0
+
+    @property
+    def recounted(self) -> bool:
+        """Whether the server left out the usage, so that the tokens were counted in a second request."""
+        return bool((self.reply.usage or {}).get("recounted"))
 
     @property
     def decode_rate(self) -> float | None:
@@ -85,7 +94,10 @@ class Run:
 
 @dataclass(slots=True)
 class TargetResult:
-    """All that is known of one target. ``error`` is why it could not be measured at all."""
+    """All that is known of one target. ``error`` is why it could not be measured at all.
+
+    ``engine`` is what kind of server it is; ``timed`` says where the server's own times come from.
+    """
 
     label: str
     url: str = ""
@@ -93,6 +105,8 @@ class TargetResult:
     command: Sequence[str] = ()
     size_bytes: int | None = None
     ready_seconds: float | None = None
+    engine: str = ""
+    timed: str = ""
     props: dict[str, Any] = field(default_factory=dict)
     listed: dict[str, Any] = field(default_factory=dict)
     file: ModelFile | None = None

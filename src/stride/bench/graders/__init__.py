@@ -7,6 +7,9 @@ from typing import Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["pass", "partial", "fail"]
 
+NOT_RUN, SANDBOX = "Not run", "Sandbox"
+"""Checks of no weight: why code was not run, or what kept it from this machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -28,5 +31,10 @@ class Grade:
     points: float | None = None
 
     @property
+    def n_checks(self) -> int:
+        """Those that count."""
+        return sum(check.weight > 0 for check in self.checks)
+
+    @property
     def n_passed(self) -> int:
-        return sum(check.passed for check in self.checks)
+        return sum(check.passed and check.weight > 0 for check in self.checks)

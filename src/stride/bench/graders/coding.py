@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stride.bench.client import Answer
-from stride.bench.graders import Check, Grade, Outcome
+from stride.bench.graders import NOT_RUN, SANDBOX, Check, Grade, Outcome
 from stride.bench.graders.behaviour import ESSENTIAL
 from stride.bench.graders.environment import packages
 from stride.bench.graders.project import Project, read_project
@@ -45,9 +45,9 @@ class CodingGrader:
         workshop = self.workshop
         if isinstance(workshop, str):
             checks += [Check(name, *look(project), weight) for name, (weight, look) in INSTEAD_OF_RUNNING.items()]
-            return _grade([*checks, Check("Not run", False, workshop, 0.0)], ran=False)
+            return _grade([*checks, Check(NOT_RUN, False, workshop, 0.0)], ran=False)
         sandbox = workshop.sandbox
-        where = Check("Sandbox", True, f"{sandbox.name}: {'; '.join(sandbox.protections)}", 0.0)
+        where = Check(SANDBOX, True, f"{sandbox.name}: {'; '.join(sandbox.protections)}", 0.0)
         return _grade([*checks, *workshop.run(project), where], ran=True)
 
 
