@@ -113,7 +113,7 @@ def test_stored_answers_are_graded_again_and_a_manifest_is_measured_again(tmp_pa
     assert "Generation, tok/s" in compared.stdout
     ranked = stride_bench("leaderboard", "first", "second", "--out", "ranked.html", cwd=tmp_path)
     assert ranked.stdout == "ranked.html\n"
-    assert (tmp_path / "ranked.html").read_text("utf-8").count("Stride demo model") == 2
+    assert (tmp_path / "ranked.html").read_text("utf-8").count("<strong>Stride demo model</strong>") == 2
     assert "Tool suite, 14 conversations: 0 passed only in A" in compared.stdout
 
 
