@@ -24,7 +24,7 @@ DEFINITIONS = {
 TEXTS = (
     *("red", "1", "007", "-3", "12.5", "1e3", "100000000000000000000", "null", "None", "true", "False", "", "a b", "é"),
     *("[1]", '["a"]', "[x", "[]", "{}", '{"a": 1}', "{'b': 1}", '"q"', "purple", "ab", "a\nb", "</parameter>"),
-    *(" 1", "-"),
+    *(" 1", "-", "9223372036854775807"),
 )  # fmt: skip
 
 
@@ -102,6 +102,8 @@ SCHEMAS = st.recursive(
 @given(SCHEMAS)
 @example({"anyOf": [{"$ref": "#/$defs/Color"}, {"type": "null"}]})
 @example({"anyOf": [{"allOf": [{"type": "string", "enum": ["a"]}]}, {"type": "null"}]})
+@example({"enum": ["a", 10**20]})
+@example({"oneOf": [{"type": "boolean"}, {}]})
 @example({"anyOf": [{"type": "string", "pattern": r"^\d+$"}, {"type": "integer", "maximum": 5}]})
 @example({"anyOf": [{"type": "string", "maxLength": 5}, {"type": "array", "items": {"type": "integer"}}]})
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -276,7 +276,7 @@ def _union(options: Sequence[Parameter]) -> Parameter:
 
 
 def _exclusive_union(options: Sequence[Parameter]) -> Parameter:
-    """What fits exactly one: what several admit counts as bounded, and strings must not be such."""
+    """What fits exactly one: of what several admit, strings are refused, words do not fit, all else is bounded."""
     with_strings = [option for option in options if option.strings]
     listed = [choice for option in with_strings for choice in option.choices or ()]
     if len(with_strings) > 1 and (
@@ -285,7 +285,7 @@ def _exclusive_union(options: Sequence[Parameter]) -> Parameter:
         raise ValueError("oneOf with several alternatives for a string")
     union = _union(options)
     shared = frozenset(kind for kind in union.others if sum(kind in option.others for option in options) > 1)
-    return Parameter(union.strings, union.others, union.bounded | shared)
+    return Parameter(union.strings, union.others - (shared & WORDS.keys()), (union.bounded | shared) - WORDS.keys())
 
 
 def _listed(schema: Mapping[str, Any], keyword: str) -> Sequence[Any]:
