@@ -163,8 +163,6 @@ def _json(lark: Lark, arguments: Mapping[str, Any], key: str, kinds: frozenset[s
     schema = parameter_schema(arguments, key)
     if kinds is not None:
         names = {"boolean" if kind in ("true", "false") else kind for kind in kinds}
-        if "number" in names:  # llguidance bounds what is called an integer to 64 bits, by another value than listed
-            names.discard("integer")
         schema = {"allOf": [schema, {"type": sorted(names)}]}
     definitions = {name: arguments[name] for name in ("$defs", "definitions") if name in arguments}
     return f"{lark.rule(json_value({**schema, **definitions}, '[ ]'))} {literal(VALUE_END)}"
