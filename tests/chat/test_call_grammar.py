@@ -103,6 +103,7 @@ SCHEMAS = st.recursive(
 @example({"anyOf": [{"$ref": "#/$defs/Color"}, {"type": "null"}]})
 @example({"anyOf": [{"allOf": [{"type": "string", "enum": ["a"]}]}, {"type": "null"}]})
 @example({"oneOf": [{"type": "boolean"}, {}]})
+@example({"anyOf": [{"type": "string", "pattern": "^[a-z]{2}$"}, {"enum": ["1", 2.5]}]})
 @example({"anyOf": [{"type": "string", "pattern": r"^\d+$"}, {"type": "integer", "maximum": 5}]})
 @example({"anyOf": [{"type": "string", "maxLength": 5}, {"type": "array", "items": {"type": "integer"}}]})
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -129,6 +130,9 @@ def test_whatever_is_allowed_fits(value_of, schema):
         ({"enum": ["1", 2, None]}, "1", "1"),
         ({"enum": ["1", 2, None]}, "2", 2),
         ({"type": ["string", "integer"]}, "007", "007"),
+        ({"anyOf": [{"type": "string", "pattern": "^[a-z]{2}$"}, {"enum": ["1", 2.5]}]}, "1", "1"),
+        ({"anyOf": [{"type": "string", "pattern": "^[a-z]{2}$"}, {"enum": ["1", 2.5]}]}, "2.5", 2.5),
+        ({"anyOf": [{"type": "string", "pattern": "^[a-z]{2}$"}, {"enum": ["1", 2.5]}]}, "1.5", None),
         ({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array"}]}, "[1]", [1]),
         ({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array"}]}, "", None),
         ({"type": "string", "example": "x", "nullable": True, "x-order": 1}, "YQ==", "YQ=="),
