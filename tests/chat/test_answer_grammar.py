@@ -282,6 +282,8 @@ def with_parameters(**schema):
         ("tools", with_parameters(properties={"a": {"type": "string", "pattern": 5}}), Constraints()),
         ("tools", with_parameters(properties={"a": {"type": "string", "enum": []}}, required=["a"]), Constraints()),
         ("tools", with_parameters(properties={}, required="a"), Constraints()),
+        ("tools", with_parameters(properties={"a": {"enum": [10**20, "a"]}}), Constraints()),
+        ("tools", with_parameters(properties={"a": {"type": "integer", "const": 1e20}}), Constraints()),
         ("tools", with_parameters(properties={"a": {"type": "string", "pattern": "(?=a)b"}}), Constraints()),
         ("tools", with_parameters(properties={"a": False}, required=["a"]), Constraints()),
         ("tools", with_parameters(anyOf=[{"required": ["a"]}]), Constraints()),

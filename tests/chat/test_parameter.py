@@ -35,6 +35,7 @@ def read(schema):
         ({"allOf": [{"minLength": 2}, {"type": "string", "minLength": 3}]}, read({"type": "string", "minLength": 3})),
         ({"oneOf": [{"const": "a"}, {"const": "b"}]}, Parameter((Strings(("a",)), Strings(("b",))), NONE, NONE)),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, Parameter((), NUMBERS, frozenset({"integer"}))),
+        ({"oneOf": [{"type": "boolean"}, {"enum": [True, None]}]}, Parameter((), frozenset({"false", "null"}), NONE)),
         ({"type": "object", "if": {}}, Parameter((), frozenset({"object"}), frozenset({"object"}))),
         ({"type": "array", "items": {"type": "string"}}, Parameter((), frozenset({"array"}), frozenset({"array"}))),
     ],

@@ -118,7 +118,7 @@ def _value(lark: Lark, arguments: Mapping[str, Any], key: str) -> str:
         return _until_end(lark, regex(ANY + _END))
     if not parameter.others:
         return any_of(*(_strings(lark, kind) for kind in parameter.strings))
-    if not parameter.strings or parameter.choices is not None:
+    if parameter.lists_all:
         others = [_json(lark, arguments, key, parameter.others if parameter.strings else None)]
         return any_of(*others, *(_strings(lark, kind) for kind in parameter.strings))
     return any_of(

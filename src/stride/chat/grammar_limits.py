@@ -24,6 +24,8 @@ MAX_OPTIONAL = 1000
 """Properties of an object that may be left out: among so many, with 128,256 tokens, a mask takes up to 40 ms."""
 MAX_PROPERTIES = 2000
 """Properties of an object: time to compile grows with their square, to a fifth of a second."""
+MAX_LISTED = 1 << 63
+"""From here on, a listed number becomes another one where its type is said to be integer."""
 MAX_REPETITION = 65_535
 _COUNT = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _REPEATED_ANCHOR = re.compile(r"(?<![\\\[])[\^$][*+?{]")
@@ -121,6 +123,10 @@ def _levels(schema: object, references: set[str]) -> int:
         references.add(reference)
     if isinstance(pattern := schema.get("pattern"), str):
         check_expression(pattern)
+    enum = schema.get("enum")
+    for value in (schema.get("const"), *(enum if isinstance(enum, list | tuple) else ())):
+        if isinstance(value, int | float) and abs(value) >= MAX_LISTED:
+            raise ValueError(f"it lists {value!r}, which has more than 64 bits")
     properties, required = schema.get("properties"), schema.get("required")
     if isinstance(properties, Mapping):
         if len(properties) > MAX_PROPERTIES:

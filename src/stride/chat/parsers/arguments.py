@@ -27,7 +27,7 @@ def escape(text: str) -> str:
 
 def to_json(text: str, parameter: Parameter) -> str:
     """JSON text of the value that a whole text spells; a string where it spells no other one that may be."""
-    if parameter.others and text not in (parameter.choices or ()):
+    if parameter.others and text not in parameter.listed:
         found = _other(text, parameter) if parameter.strings else _loose_other(text.strip(), parameter)
         if found is not None:
             return found
@@ -113,10 +113,10 @@ def _reading(begun: str, parameter: Parameter, exact: bool) -> _Reading:
         return _Reading.STRING
     if not parameter.strings:
         return in_full
-    if parameter.choices is not None:
-        return _Reading.OPEN if any(choice.startswith(begun) for choice in parameter.choices) else in_full
-    if not begun:
+    if not begun or any(choice.startswith(begun) for choice in parameter.listed):
         return _Reading.OPEN
+    if parameter.lists_all:
+        return in_full
     if CONTAINERS.get(begun[:1]) in parameter.others:
         return in_full
     if parameter == ANYTHING and begun[:1] == '"':

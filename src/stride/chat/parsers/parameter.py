@@ -100,10 +100,14 @@ class Parameter:
     bounded: frozenset[str]
 
     @property
-    def choices(self) -> frozenset[str] | None:
-        """The strings, where all of them are listed."""
-        listed = [each.choices for each in self.strings]
-        return frozenset(choice for choices in listed for choice in choices or ()) if None not in listed else None
+    def listed(self) -> frozenset[str]:
+        """The strings that are listed."""
+        return frozenset(choice for kind in self.strings for choice in kind.choices or ())
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether all of its strings are listed."""
+        return all(kind.choices is not None for kind in self.strings)
 
     @property
     def is_free(self) -> bool:
@@ -276,16 +280,16 @@ def _union(options: Sequence[Parameter]) -> Parameter:
 
 
 def _exclusive_union(options: Sequence[Parameter]) -> Parameter:
-    """What fits exactly one: what several admit counts as bounded, and strings must not be such."""
+    """What fits exactly one: of what several admit, strings are refused, words do not fit, all else is bounded."""
     with_strings = [option for option in options if option.strings]
-    listed = [choice for option in with_strings for choice in option.choices or ()]
-    if len(with_strings) > 1 and (
-        any(option.choices is None for option in with_strings) or len(set(listed)) < len(listed)
+    listed = [choice for option in with_strings for choice in option.listed]
+    if len(with_strings) > 1 and not (
+        all(option.lists_all for option in with_strings) and len(set(listed)) == len(listed)
     ):
         raise ValueError("oneOf with several alternatives for a string")
     union = _union(options)
     shared = frozenset(kind for kind in union.others if sum(kind in option.others for option in options) > 1)
-    return Parameter(union.strings, union.others, union.bounded | shared)
+    return Parameter(union.strings, union.others - (shared & WORDS.keys()), (union.bounded | shared) - WORDS.keys())
 
 
 def _listed(schema: Mapping[str, Any], keyword: str) -> Sequence[Any]:
