@@ -259,7 +259,7 @@ def test_points_are_shown_as_stars_and_checks_with_their_weights(tmp_path):
         Check("Sandbox", True, "a box: no network", 0.0),
     )
     _, markdown, _ = write(tmp_path, graded(Grade("partial", "1 of 2", checks, 4.3)))
-    assert "**Judgement, tiny:** ★★★★☆ 4.3 of 5, 1 of 2 checks. The code was run in a box: no network." in markdown
+    assert "**Judgement, tiny:** ★★★★½ 4.3 of 5, 1 of 2 checks. The code was run (sandbox: a box)." in markdown
     assert "| Check | Weight | Passed | Evidence, last run |" in markdown
     assert "| starts | 3 | 3 of 3 | GET / gave 200 |" in markdown
     assert "| pinned | 0.5 | 0 of 3 | no requirements.txt |" in markdown

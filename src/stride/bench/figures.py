@@ -20,11 +20,11 @@ def seconds(value: float | None) -> str:
     """Seconds, milliseconds below one, or microseconds below a tenth of one."""
     if value is None:
         return NONE
+    if value >= 0.9995:
+        return f"{value:.2f} s"
     if value < 1e-4:
         return f"{1e6 * value:.0f} µs"
-    return (
-        f"{value:.2f} s" if value >= 0.9995 else f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
-    )
+    return f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
 
 
 def size(value: float | None) -> str:
@@ -57,9 +57,9 @@ def times(value: float | None) -> str:
 
 
 def stars(points: float) -> str:
-    """Points of five, as stars and as a number."""
-    n_full = min(5, max(0, round(points)))
-    return f"{'★' * n_full}{'☆' * (5 - n_full)} {points:.1f} of 5"
+    """Points of five (0 to 5), as stars and halves of them, and as a number."""
+    full, half = divmod(round(2 * points), 2)
+    return f"{'★' * full}{'½' * half}{'☆' * (5 - full - half)} {points:.1f} of 5"
 
 
 def interval(summary: Summary | None, write: Callable[[float], str]) -> str:

@@ -285,7 +285,7 @@ def disagreement(target: TargetResult) -> float | None:
 
 def _usually_missed(runs: list[Run]) -> list[str]:
     """Checks that failed in more than half of the runs, in their order."""
-    checks = [check for run in runs if run.grade for check in run.grade.checks]
+    checks = [check for run in runs if run.grade for check in run.grade.checks if check.weight]
     failed = Counter(check.name for check in checks if not check.passed)
     return [name for name in dict.fromkeys(check.name for check in checks) if 2 * failed[name] > len(runs)]
 

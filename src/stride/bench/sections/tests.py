@@ -183,7 +183,7 @@ def _judgement(task: Task, target: TargetResult, *, folded: bool) -> Iterator[Bl
         score, why, where = findings.coding_score(target), findings.unexecuted(grades[-1]), findings.sandbox(grades)
         remark = f" The code was not executed: {plain(why)}." if why else " There was no code to run."
         if where:
-            remark = f" The code was run in {plain(where)}."
+            remark = f" The code was run (sandbox: {plain(where.partition(':')[0])})."
     yield Text(f"**Judgement, {plain(target.label)}:** {score}.{remark}")
     last = {check.name: check for grade in grades for check in grade.checks}
     weighted = any(check.weight != 1.0 for check in last.values())
