@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,6 +174,36 @@ def new_client() -> type[Client]:
 @pytest.fixture(scope="session")
 def new_model() -> type[FakeModel]:
     return FakeModel
+
+
+def _at_drawn_steps(
+    engine: Engine,
+    model: FakeModel,
+    clients: Sequence[Client],
+    arrivals: Sequence[int],
+    cancellations: Mapping[int, int],
+    n_steps: int,
+) -> None:
+    due = [(at, engine.submit, client) for at, client in zip(arrivals, clients, strict=False)]
+    due += [(at, engine.cancel, clients[i]) for i, at in cancellations.items() if i < len(clients)]
+
+    def act(batch: object = None) -> None:
+        for action in [action for action in due if batch is None or action[0] <= len(model.batches)]:
+            due.remove(action)
+            action[1](action[2].request)
+
+    model.before_forward = act
+    trigger = Client([1], max_tokens=n_steps)
+    engine.submit(trigger.request)
+    trigger.wait()
+    engine.exclusively(act)  # what was due after the last step
+
+
+@pytest.fixture(scope="session")
+def at_drawn_steps() -> Callable[..., None]:
+    """``at_drawn_steps(engine, model, clients, arrivals, cancellations, n_steps)``: clients are submitted, and by their
+    index cancelled, at steps of the model, on the engine's thread while the step runs."""
+    return _at_drawn_steps
 
 
 @pytest.fixture

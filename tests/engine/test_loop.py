@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,7 @@ def test_chunks_do_not_change_the_output(start: Start, new_client: NewClient, mo
 def test_batched_equals_alone_whoever_comes_and_goes(
     new_client: NewClient,
     new_model: NewModel,
+    at_drawn_steps: Callable[..., None],
     lengths: list[tuple[int, int]],
     arrivals: list[int],
     cancellations: dict[int, int],
@@ -113,19 +115,7 @@ def test_batched_equals_alone_whoever_comes_and_goes(
         new_client(prompt, max_tokens=n)
         for prompt, (_, n) in zip(prompts(seed, [n for n, _ in lengths]), lengths, strict=True)
     ]
-    due = [(at, engine.submit, client) for at, client in zip(arrivals, clients, strict=False)]
-    due += [(at, engine.cancel, clients[i]) for i, at in cancellations.items() if i < len(clients)]
-
-    def act(batch: object = None) -> None:
-        for action in [action for action in due if batch is None or action[0] <= len(model.batches)]:
-            due.remove(action)
-            action[1](action[2].request)
-
-    model.before_forward = act
-    trigger = new_client([1], max_tokens=25)
-    engine.submit(trigger.request)
-    trigger.wait()
-    engine.exclusively(act)  # what was due after the last step
+    at_drawn_steps(engine, model, clients, arrivals, cancellations, n_steps=25)
     for i, client in enumerate(clients):
         client.wait()
         n_tokens = min(client.request.params.max_tokens, n_ctx - len(client.request.prompt_ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
@@ -42,7 +43,9 @@ def family(seed: int, kept: list[int], lengths: list[int]) -> list[list[int]]:
     chunk=st.integers(1, 70),
     seed=st.integers(0, 99),
 )
-def test_shared_equals_alone(new_client: NewClient, new_model: NewModel, **drawn: Any) -> None:
+def test_shared_equals_alone(
+    new_client: NewClient, new_model: NewModel, at_drawn_steps: Callable[..., None], **drawn: Any
+) -> None:
     """Requests are submitted and cancelled at drawn steps, on the engine's thread, while the step runs."""
     model, n_ctx = new_model(windows=drawn["windows"]), 220
     engine = Engine(
@@ -68,19 +71,7 @@ def test_shared_equals_alone(new_client: NewClient, new_model: NewModel, **drawn
             strict=False,
         )
     ]
-    due = [(at, engine.submit, client) for at, client in zip(drawn["arrivals"], clients, strict=False)]
-    due += [(at, engine.cancel, clients[i]) for i, at in drawn["cancellations"].items() if i < len(clients)]
-
-    def act(batch: object = None) -> None:
-        for action in [action for action in due if batch is None or action[0] <= len(model.batches)]:
-            due.remove(action)
-            action[1](action[2].request)
-
-    model.before_forward = act
-    trigger = new_client([1], max_tokens=60)
-    engine.submit(trigger.request)
-    trigger.wait()
-    engine.exclusively(act)  # what was due after the last step
+    at_drawn_steps(engine, model, clients, drawn["arrivals"], drawn["cancellations"], n_steps=60)
     for i, client in enumerate(clients):
         client.wait()
         alone = model.greedy(client.request.prompt_ids, client.request.params.max_tokens)

@@ -6,10 +6,10 @@ for each target that was reached and each run that was over, so that what was in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pydantic
 from pydantic import TypeAdapter
@@ -23,8 +23,6 @@ from stride.errors import StrideError
 
 FORMAT = 2
 MANIFEST, JOURNAL = "manifest.json", "runs.jsonl"
-
-Machine: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
