@@ -93,3 +93,12 @@ def test_answers_are_graded_again(store):
     runs = Store.open(store.folder).results.targets[0].runs
     assert [run.grade.outcome if run.grade else None for run in runs] == [None, "fail", "fail"]
     assert runs == opened.results.targets[0].runs
+
+
+def test_that_time_was_up_is_remembered_through_a_regrade(store):
+    store.results.time_is_up = True
+    store.over()
+    opened = Store.open(store.folder)
+    assert opened.results.time_is_up
+    opened.regrade({"tools": grade_tools})
+    assert Store.open(store.folder).results.time_is_up

@@ -38,12 +38,14 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A line of the journal: the target of that index as it is known now (without what it did), a run, or a case."""
+    """A line of the journal: the target of that index as it is known now (without what it did), a run, a case, or how
+    the measurement ended."""
 
     index: int
     target: TargetResult | None = None
     run: Run | None = None
     case: CaseResult | None = None
+    time_is_up: bool | None = None
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -101,6 +103,10 @@ class Store:
         """Write down a conversation of the tool suite."""
         self._write(_Entry(self._index(target), case=case))
 
+    def over(self) -> None:
+        """Write down how the measurement ended."""
+        self._write(_Entry(0, time_is_up=self.results.time_is_up))
+
     def regrade(self, graders: Graders) -> None:
         """Grade every stored answer again, and write the journal anew."""
         for target in self.results.targets:
@@ -111,6 +117,7 @@ class Store:
             entries.append(_Entry(index, target=_bare(target)))
             entries += [_Entry(index, run=run) for run in target.runs]
             entries += [_Entry(index, case=case) for case in target.cases]
+        entries.append(_Entry(0, time_is_up=self.results.time_is_up))
         whole = self.folder / f"{JOURNAL}.new"
         whole.write_bytes(b"".join(_ENTRY.dump_json(entry) + b"\n" for entry in entries))
         whole.replace(self.folder / JOURNAL)
@@ -143,6 +150,8 @@ class Store:
                 raise StrideError(f"{path}, line {number}: {_first_line(error)}") from error
             if entry.run is not None:
                 target.runs.append(entry.run)
+            if entry.time_is_up is not None:
+                self.results.time_is_up = entry.time_is_up
             if entry.case is not None:
                 target.cases.append(entry.case)
             if entry.target is not None:

@@ -246,6 +246,7 @@ def _measure(store: Store, api_key: str | None, require: list[str] | None, unsaf
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers that were started are stopped, whoever ends it
     with _Watch(console, store, n_requests) as watch:
         measure(targets, store.results, watch, _graders(unsafe))
+    store.over()
     if not store.results.interrupted and any(target.measured for target in store.results.targets):
         History(default_path()).add(store)
     _finish(store, require)
