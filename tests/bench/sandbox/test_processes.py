@@ -31,16 +31,14 @@ def test_finding_and_ending_a_session():
 
 
 def test_a_later_process_of_the_same_number_is_another():
-    leader = processes.find(os.getpid())
-    assert leader is not None
-    stranger = processes.Process(leader.pid, leader.parent, leader.session, leader.started - 1, 1, 0)
-    assert processes.descendants(stranger) == []
-    first = processes.find(leader.session)
-    assert first is not None
-    assert leader in [
-        dataclasses.replace(each, resident_bytes=leader.resident_bytes) for each in processes.session(first)
-    ]
-    assert processes.session(dataclasses.replace(first, started=first.started - 1)) == []
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        leader = processes.find(process.pid)
+        assert leader is not None
+        earlier = dataclasses.replace(leader, started=leader.started - 1)
+        for members in processes.descendants, processes.session:
+            assert [each.pid for each in members(leader)] == [process.pid]
+            assert members(earlier) == []
+        process.kill()
 
 
 def test_memory_beyond_what_is_enough_is_counted_exactly():
