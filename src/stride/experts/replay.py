@@ -1,8 +1,8 @@
 """A routing trace played through policies: how often an expert is found, by the slots there are.
 
 The policies are the objects that a running engine asks, through the same function (`stride.experts.policy.request`).
-What is counted is generation: steps of a few tokens, after the first of them, in which a cache fills, have passed. Prompts
-go through the cache too, as they do in use, uncounted: they read nearly every expert whatever the policy.
+What is counted is generation: steps of a few tokens, but for the first of them, in which a cache fills. Prompts go
+through the cache too, as they do in use, uncounted: they read nearly every expert whatever the policy.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def belady(asked: Sequence[Request], n_slots: int) -> Outcome:
 
 
 def _next_counted_use(accesses: Sequence[tuple[int, bool]]) -> list[float]:
-    """For each access, when its key is used next, if that is counted. Infinity: never, or it can come back at no cost."""
+    """For each access, when its key is used next, if that is counted; infinity: never, or it comes back at no cost."""
     following = [inf] * len(accesses)
     seen: dict[int, float] = {}
     for i in range(len(accesses) - 1, -1, -1):

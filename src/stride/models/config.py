@@ -114,7 +114,7 @@ class ModelConfig:
 
     @property
     def experts(self) -> Shape | None:
-        """The routed experts as caches and traces of them count: of trunk layers, all alike. None where there are none."""
+        """The routed experts as caches and traces count them: those of trunk layers. None where there are none."""
         found = [layer.ffn for layer in self.layers if isinstance(layer.ffn, MoeConfig)]
         if not found:
             return None
