@@ -38,7 +38,9 @@ def test_the_head_grows_by_steps(opened):
 
 def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_file(opened, hub):
     hub.ignore_range = True
-    with pytest.raises(StrideError, match=r"org/model/m\.gguf: 127\.0\.0\.1 sends whole files only.*3\.00 MiB: refused"):
+    with pytest.raises(
+        StrideError, match=r"org/model/m\.gguf: 127\.0\.0\.1 sends whole files only.*3\.00 MiB: refused"
+    ):
         opened.read(0, 1000)
     assert opened.n_fetched == 0
     assert len(hub.requests) == 1

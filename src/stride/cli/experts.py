@@ -160,15 +160,16 @@ def _draw(found: Saved, expert_bytes: int, out: Path) -> Path:
     """The chart, as SVG and PNG; gives the SVG."""
     from stride.bench import charts
 
+    unit, n_bytes = _unit(found.slots[-1] * expert_bytes)
     panels: dict[str, list[charts.Mark]] = {}
     for per_layer, scope in ((False, "global"), (True, "per layer")):
         series = {choice.kind: r for choice, r in found.hit_rates.items() if choice.per_layer is per_layer}
         panels[f"share found, {scope}"] = [
-            charts.Mark(name, n * expert_bytes / 2**30, rate)
+            charts.Mark(name, n * expert_bytes / n_bytes, rate)
             for name, rates in {**series, "bound (Bélády)": found.bound}.items()
             for n, rate in zip(found.slots, rates, strict=True)
         ]
-    svg = charts.lines(panels, "GiB of memory for experts")
+    svg = charts.lines(panels, f"{unit} of memory for experts")
     path = out / "hit-rate.svg"
     path.write_text(charts.standalone(svg), encoding="utf-8")
     path.with_suffix(".png").write_bytes(charts.png(svg))
@@ -208,6 +209,11 @@ def _facts(
     }
 
 
+def _unit(largest: int) -> tuple[str, int]:
+    """What amounts of memory up to this one are told in: its name and its bytes."""
+    return ("GiB", 2**30) if largest >= 2**32 else ("MiB", 2**20)
+
+
 # --- presentation -----------------------------------------------------------------------------
 
 
@@ -230,7 +236,7 @@ def _show(facts: dict[str, Any], console: Console) -> None:
         )
     table = Table(title="Share of experts found in memory", title_justify="left", title_style="bold", box=None,
                   pad_edge=False, header_style="dim")  # fmt: skip
-    unit, n_bytes = ("GiB", 2**30) if facts["budget_bytes"][-1] >= 2**32 else ("MiB", 2**20)
+    unit, n_bytes = _unit(facts["budget_bytes"][-1])
     table.add_column(f"{unit} for experts\nof all of them", no_wrap=True)
     n_keys = model["n_layers"] * model["n_experts"]
     for n, budget in zip(facts["slots"], facts["budget_bytes"], strict=True):
