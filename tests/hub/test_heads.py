@@ -1,4 +1,4 @@
-"""Heads of models (`stride.heads`), here because of the hub: a few bytes of each file, all parts, all quantisations; what is wrong is said."""
+"""Heads of models (`stride.heads`): a few bytes of each file on the hub, all parts, all quantisations."""
 
 import shutil
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_a_file_and_a_folder_are_looked_at_without_a_network(hub, tmp_path):
     assert heads.models[0].n_bytes == sum(path.stat().st_size for path in SPLIT)
     assert heads.disk == max(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
     assert hub.requests == []
-    with pytest.raises(StrideError, match="there is no ./absent"):
+    with pytest.raises(StrideError, match=r"there is no \./absent"):
         look("./absent.gguf")
 
 
@@ -100,7 +100,7 @@ def test_what_the_hub_refuses_is_said(hub, monkeypatch):
     with pytest.raises(StrideError, match="there is no org/absent"):
         look("org/absent")
     hub.add("org/model", {"README.md": b"no model"})
-    with pytest.raises(StrideError, match="org/model holds no GGUF model$"):
+    with pytest.raises(StrideError, match=r"org/model holds no GGUF model$"):
         look("org/model")
     with pytest.raises(StrideError, match="no revision 'v9'"):
         look("org/model", revision="v9")
@@ -119,7 +119,7 @@ def test_what_the_hub_refuses_is_said(hub, monkeypatch):
 def test_what_no_module_reads_is_unsupported(hub, tmp_path):
     path = write_gguf(tmp_path / "m.gguf", {"general.architecture": "gpt9"}, {}.items())[0]
     hub.add("org/model", files(path))
-    with pytest.raises(UnsupportedError, match="org/model/m.gguf: the architecture is 'gpt9'"):
+    with pytest.raises(UnsupportedError, match=r"org/model/m\.gguf: the architecture is 'gpt9'"):
         read_config(look("org/model").models[0].file)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stride.estimate import Estimate, Needs
     from stride.heads import Head, Heads
     from stride.memory import Memory, Wishes
-    from stride.ops.api import KVType
+    from stride.ops.api import Backend, KVType
     from stride.ops.machine import Machine
 
 READING_SPEED = 5.0
@@ -47,7 +47,7 @@ def command(
     revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Branch, tag or commit.")] = "main",
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
-    from stride import memory
+    from stride import memory, ops
     from stride.errors import RequestError, StrideError
     from stride.heads import open_heads
     from stride.ops import machine
@@ -58,7 +58,8 @@ def command(
     wishes = memory.Wishes(context, parallel, cast("KVType", cache_type))
     with open_heads(model, revision) as heads:
         measured = machine.measure(heads.disk)
-        rows = [_row(head, wishes, available, measured) for head in heads.models]
+        backend = ops.load()
+        rows = [_row(head, backend, wishes, available, measured) for head in heads.models]
         if len(rows) == 1 and rows[0]["problem"]:
             raise StrideError(rows[0]["problem"])
         _mark_best(rows)
@@ -90,9 +91,9 @@ def _facts(heads: Heads, available: Memory, measured: Machine, rows: list[dict[s
     }
 
 
-def _row(head: Head, wishes: Wishes, available: Memory, measured: Machine) -> dict[str, Any]:
+def _row(head: Head, backend: Backend, wishes: Wishes, available: Memory, measured: Machine) -> dict[str, Any]:
     """One model as plain data."""
-    from stride import estimate, ops
+    from stride import estimate
     from stride.errors import StrideError
     from stride.experts import saved
     from stride.models.config import read_config
@@ -104,7 +105,7 @@ def _row(head: Head, wishes: Wishes, available: Memory, measured: Machine) -> di
         config = read_config(head.file)
     except StrideError as error:
         return {**row, "problem": str(error)}
-    needs = estimate.read_needs(head.file, config, ops.load())
+    needs = estimate.read_needs(head.file, config, backend)
     known = None if config.experts is None else saved.load(config.experts)
     return {**row, **_expected(needs, estimate.make(needs, wishes, available, measured, known))}
 
