@@ -163,10 +163,13 @@ def _draw(found: Saved, expert_bytes: int, out: Path) -> Path:
     unit, n_bytes = _unit(found.slots[-1] * expert_bytes)
     panels: dict[str, list[charts.Mark]] = {}
     for per_layer, scope in ((False, "global"), (True, "per layer")):
-        series = {choice.kind: r for choice, r in found.hit_rates.items() if choice.per_layer is per_layer}
+        series: dict[str, tuple[float, ...]] = {
+            choice.kind: rates for choice, rates in found.hit_rates.items() if choice.per_layer is per_layer
+        }
+        series["bound (Bélády)"] = found.bound
         panels[f"share found, {scope}"] = [
             charts.Mark(name, n * expert_bytes / n_bytes, rate)
-            for name, rates in {**series, "bound (Bélády)": found.bound}.items()
+            for name, rates in series.items()
             for n, rate in zip(found.slots, rates, strict=True)
         ]
     svg = charts.lines(panels, f"{unit} of memory for experts")

@@ -114,6 +114,8 @@ def _expected(needs: Needs, made: Estimate) -> dict[str, Any]:
     plan = made.plan
     if plan is None:
         return {"mode": made.mode, "reason": made.reason, "weights": needs.weights}
+    assert made.generation is not None
+    assert made.generation_full is not None
     return {
         "mode": made.mode,
         "weights": needs.weights,
