@@ -20,6 +20,8 @@ SPLIT = sorted(GOLDEN.glob("step35-split-*.gguf"))
 @pytest.fixture(autouse=True)
 def _hub_is_the_endpoint(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    url = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     for name in ("HF_TOKEN", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
@@ -39,7 +41,7 @@ def test_each_quantisation_of_a_repository_smallest_first(hub):
     commit = hub.add("org/model", {**files(*SPLIT), **files(whole), "README.md": b"hello"})
     heads = look("org/model")
     assert heads.source == f"org/model at commit {commit[:12]}"
-    assert [one.name for one in heads.models] == ["step35-split", "IQ4_XS"]
+    assert [one.name for one in heads.models] == ["step35-split", "iq4_xs"]
     for one, path in zip(heads.models, (SPLIT[0], whole), strict=True):
         with open_gguf(path) as file:
             assert one.file is not None
@@ -64,7 +66,7 @@ def test_only_the_beginning_of_a_file_is_fetched(hub, tmp_path):
 
 def test_one_quantisation_by_name(hub):
     hub.add("org/model", files(GOLDEN / "step35-iq4_xs.gguf", GOLDEN / "step35-f16-bf16.gguf"))
-    assert [one.name for one in look("org/model:bf16").models] == ["BF16"]
+    assert [one.name for one in look("org/model:bf16").models] == ["bf16"]
     with pytest.raises(StrideError, match="org/model holds no GGUF model named 'Q2_K'"):
         look("org/model:Q2_K")
 
@@ -85,7 +87,7 @@ def test_a_damaged_head_and_a_missing_part_are_problems_of_their_model(hub):
     whole = files(GOLDEN / "step35-iq4_xs.gguf")
     hub.add("org/model", {**whole, "bad-Q8_0.gguf": b"GGUF" + b"\xff" * 60, **files(*SPLIT[:2])})
     problems = {one.name: one.problem for one in look("org/model").models}
-    assert problems.pop("IQ4_XS") == ""
+    assert problems.pop("iq4_xs") == ""
     assert "bad-Q8_0.gguf" in problems.pop("Q8_0")
     assert "part 3 of 3 is missing" in problems.pop("step35-split")
 
