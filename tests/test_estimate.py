@@ -11,7 +11,7 @@ from stride.experts.policy import DEFAULT
 from stride.experts.saved import Saved
 from stride.gguf import open_gguf
 from stride.memory import Memory, Wishes
-from stride.models.config import read_config
+from stride.models.config import MoeConfig, read_config
 from stride.ops.machine import Machine
 
 PLENTY = Memory(1 << 40, 1 << 40)
@@ -32,6 +32,9 @@ def experts():
 @pytest.fixture(scope="module")
 def large(experts):
     """The same as if it were a hundred gigabytes, as far as memory and work go."""
+    moe = next(layer for layer in experts.config.layers if isinstance(layer.ffn, MoeConfig))
+    moe = dataclasses.replace(moe, ffn=dataclasses.replace(moe.ffn, n_experts=288, top_k=8))
+    config = dataclasses.replace(experts.config, layers=(*experts.config.layers[:1] * 3, *[moe] * 42))
     work = dataclasses.replace(
         experts.work,
         products=11e9,
@@ -39,9 +42,9 @@ def large(experts):
         routed_bytes=3 << 30,
         other_bytes=6 << 30,
         expert_bytes=90 << 30,
-        largest_expert=(90 << 30) // experts.config.experts.n_keys,
+        largest_expert=(90 << 30) // (42 * 288),
     )
-    return dataclasses.replace(experts, weights=96 << 30, work=work)
+    return dataclasses.replace(experts, config=config, weights=96 << 30, work=work)
 
 
 def test_what_a_token_asks_for(experts):
