@@ -52,7 +52,7 @@ CONTEXT_STEP = 256
 STREAM_CHUNKS = (4096, 2048, 1024, 512)
 """Tokens computed per step where experts are streamed, the best first: each step of a prompt reads all its experts."""
 STREAM_SHARE = 0.5
-"""Of what weights that are always in memory leave, experts get this much at least where keys and values can be fewer."""
+"""Of what weights that are always in memory leave, experts get this much at least where keys and values can give."""
 STREAM_MARGIN = 1 << 30
 """Memory that streaming leaves to the rest of the machine where nobody says how much it may take."""
 STREAM_PREFIXES = 16
@@ -72,7 +72,7 @@ def parse_size(text: str) -> int:
     Raises:
         RequestError: it is none of those.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?\s*", text.upper())
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)I?B?\s*", text.upper())
     if found is None:
         raise RequestError(f"{text!r} is no size: write 16G or 900M", field="memory")
     return int(float(found[1]) * UNITS[found[2]])
@@ -318,7 +318,7 @@ def plan(
 def _plan_streamed(
     config: ModelConfig, weights: int, experts: Experts, wishes: Wishes, n_ctx: int, memory: Memory
 ) -> Plan:
-    """The best plan with routed experts on disk: all that others leave is for those in memory.
+    """The best plan with routed experts on disk: what all else leaves is for those in memory.
 
     Raises:
         InsufficientMemoryError: it is too little for one token. Says what would do.
@@ -355,9 +355,10 @@ def _plan_streamed(
         smallest = min(choices, key=lambda one: one.needed - one.streamed)
         needed = smallest.needed - smallest.streamed + least
         raise InsufficientMemoryError(
-            f"{size(memory.available)} are too little even with routed experts streamed from disk: {size(needed)} would "
-            f"do (weights {size(smallest.weights + smallest.packing)}, one token's experts {size(least)}, keys and values "
-            f"{size(smallest.cache)} for {smallest.n_parallel} × {smallest.n_ctx} tokens as {smallest.kv_type})",
+            f"{size(memory.available)} are too little even with routed experts streamed from disk: {size(needed)} "
+            f"would do (weights {size(smallest.weights + smallest.packing)}, one token's experts {size(least)}, "
+            f"keys and values {size(smallest.cache)} for {smallest.n_parallel} × {smallest.n_ctx} tokens as "
+            f"{smallest.kv_type}, working memory {size(smallest.working)})",
             could_ever_fit=needed <= memory.total,
         )
     return chosen
