@@ -22,7 +22,7 @@ from stride.models.config import ModelConfig
 from stride.ops.api import Backend
 from stride.ops.machine import Machine
 
-MEMORY_SHARE = 0.92
+MEMORY_SHARE = 0.88
 """Of the rate at which memory is read, what generation reaches."""
 PRODUCTS_SHARE = 0.54
 """Of the rate of int8 products, what prompts reach."""
