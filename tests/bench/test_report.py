@@ -44,7 +44,8 @@ def run(
     times = Times(0.1, 0.2, 0.5, 0.2 + seconds, 0.25 + seconds)
     usage = {"prompt_tokens": 30, "completion_tokens": 201}
     timings = {"prompt_per_second": 250.0, "predicted_per_second": 201 / seconds}
-    reply = Reply(answer, times, usage, timings, (0.2, 0.2 + seconds), fault)
+    arrivals = tuple(0.2 + seconds * piece / 200 for piece in range(201))
+    reply = Reply(answer, times, usage, timings, arrivals, fault)
     grade = task.grade(answer, GRADERS)
     return Run("tiny", task.name, repeat, repeat, "abcd1234", "2026-02-19T12:00:00+00:00", reply, grade, fault)
 

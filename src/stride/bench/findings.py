@@ -13,14 +13,13 @@ import numpy as np
 from stride.bench import figures as fig
 from stride.bench.blocks import plain
 from stride.bench.graders import NOT_RUN, SANDBOX, Grade
-from stride.bench.results import Results, Run, TargetResult
+from stride.bench.results import TOLERATED, Results, Run, TargetResult
 from stride.bench.statistics import Summary, summarize
 from stride.bench.suite.play import CaseResult
 from stride.bench.suite.tally import is_malformed, total
 from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task
 
 STEADY = 0.05
-AGREEMENT = 0.05
 FOOTPRINT = 0.03
 FEW_REPEATS = 5
 STAND_IN = re.compile(r"untrained|seeded|random weights|synthetic|stride demo", re.I)
@@ -77,9 +76,19 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 def generation_rate(target: TargetResult) -> float | None:
-    """Median tok/s at the client in the speed test, as the post's table has it."""
-    found = figure(target, SPEED.name, "decode_rate")
+    """Median tok/s in the speed test, as the post's table has it."""
+    found = figure(target, SPEED.name, "generation_rate")
     return found.median if found else None
+
+
+def unseen(target: TargetResult) -> list[Run]:
+    """Runs of the speed test whose tokens the client did not see pass."""
+    return [run for run in target.counted(SPEED.name) if run.decode_rate is None and run.completion_tokens != 1]
+
+
+def source_of_generation(target: TargetResult) -> str:
+    """Whose figure the generation speed is, where it is not the client's."""
+    return " (server's figure)" if unseen(target) and generation_rate(target) is not None else ""
 
 
 def coding_grades(target: TargetResult) -> list[Grade]:
@@ -142,7 +151,7 @@ def headline(target: TargetResult, results: Results) -> str:
         return f"{name} was not measured: {plain(_first_fault(target) or 'no run was finished')}"
     rates, source = prompt_rates(target, results)
     parts = [
-        f"**{fig.rate(generation_rate(target))} tok/s** generation",
+        f"**{fig.rate(generation_rate(target))} tok/s** generation{source_of_generation(target)}",
         f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)",
         f"coding {coding_score(target)}",
         f"tool calls {tool_score(target)}",
@@ -161,14 +170,14 @@ def works(results: Results) -> Iterator[str]:
         attempted = sum(run.repeat > 0 for run in target.runs)
         if counted and len(counted) == attempted:
             yield f"**Every run counts.** {name}: {len(counted)} requests, none failed."
-        speed = figure(target, SPEED.name, "decode_rate")
+        speed = figure(target, SPEED.name, "generation_rate")
         if speed and speed.variation is not None and speed.variation <= STEADY:
             yield (
                 f"**Steady generation.** {name}: {fig.rate(speed.median)} tok/s, varying by "
                 f"{fig.percent(speed.variation)} over {speed.n} repeats."
             )
         gap = disagreement(target)
-        if gap is not None and abs(gap) <= AGREEMENT:
+        if gap is not None and abs(gap) <= TOLERATED:
             yield f"**Client and server agree** on {name}'s generation speed within {fig.percent(abs(gap))}."
         outcomes = tool_outcomes(target)
         if outcomes and outcomes["pass"] == outcomes.total():
@@ -222,7 +231,7 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
     for fault, times in faults.items():
         yield f"**Failed runs.** {name}: {times} of {len(target.runs)}: {plain(fault)}"
     for task in (SPEED, CODING, TOOL_CALLS):
-        found = figure(target, task.name, "decode_rate")
+        found = figure(target, task.name, "generation_rate")
         if found and found.drift is not None:
             yield f"**Drift.** {name}, {task.title.lower()}: {fig.percent(found.drift)} from first repeat to last."
         elif found and found.variation is not None and found.variation > STEADY:
@@ -233,8 +242,13 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
             f"**Tokens recounted.** {name}: the server sent no usage with {fig.of(recounted, len(target.runs))} "
             "answers; their tokens were counted in a second request, or by the server's tokenizer."
         )
+    bursts, runs = unseen(target), target.counted(SPEED.name)
+    if bursts:
+        known = any(run.server_decode_rate is not None for run in bursts)
+        instead = "the speeds are the server's own" if known else "their generation speed is not measurable"
+        yield f"**Sent in bursts.** {name}: {fig.of(len(bursts), len(runs))} answers of the speed test; {instead}."
     gap = disagreement(target)
-    if gap is not None and abs(gap) > AGREEMENT:
+    if gap is not None and abs(gap) > TOLERATED:
         yield f"**Client and server disagree** on {name}'s generation speed by {fig.percent(abs(gap))}."
     coding = target.counted(CODING.name)
     cut = sum(run.reply.answer.finish_reason == "length" for run in coding)
@@ -256,7 +270,7 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
 def verdict(results: Results) -> Iterator[str]:
     """The same for each target: how long the post's coding answer takes, and what was right."""
     for target in results.targets:
-        found = figure(target, CODING.name, "decode_rate") or figure(target, SPEED.name, "decode_rate")
+        found = figure(target, CODING.name, "generation_rate") or figure(target, SPEED.name, "generation_rate")
         if found is None:
             continue
         text = (
@@ -278,9 +292,15 @@ def verdict(results: Results) -> Iterator[str]:
 
 
 def disagreement(target: TargetResult) -> float | None:
-    """Client's over server's generation rate in the speed test, less one."""
-    client, server = (figure(target, SPEED.name, name) for name in ("decode_rate", "server_decode_rate"))
-    return client.median / server.median - 1 if client and server else None
+    """Client's over server's generation rate of one answer, less one: the median over the speed test."""
+    gaps = summarize(agreement(target.counted(SPEED.name)))
+    return gaps.median if gaps else None
+
+
+def agreement(runs: Sequence[Run]) -> list[float]:
+    """Client's over server's generation rate, less one, of each answer that both have one of."""
+    rates = ((run.decode_rate, run.server_decode_rate) for run in runs)
+    return [client / server - 1 for client, server in rates if client and server]
 
 
 def _usually_missed(runs: list[Run]) -> list[str]:

@@ -82,7 +82,7 @@ def _rate(values: Sequence[float]) -> Summary | None:
 MEASURES = {
     measure.key: measure
     for measure in (
-        Measure("generation", "Generation, tok/s", lambda t: t.values(SPEED.name, "decode_rate"), fig.rate),
+        Measure("generation", "Generation, tok/s", lambda t: t.values(SPEED.name, "generation_rate"), fig.rate),
         Measure("prompt", "Prompt processing, tok/s", _prompt_rates, fig.rate),
         Measure("first_token", "First token, s", _first_tokens, fig.seconds, higher_is_better=False),
         Measure("coding", "Coding, points", _coding, _points),

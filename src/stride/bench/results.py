@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from stride.bench.client import Reply
@@ -14,6 +16,11 @@ from stride.bench.servers import ModelFile
 from stride.bench.suite.case import Case
 from stride.bench.suite.play import CaseResult
 from stride.bench.tasks import Task
+
+TOLERATED = 0.05
+"""Of a rate: what it may be off by and still be called the same."""
+APART = 0.1
+"""Of the mean time of a token: pieces closer than this came together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +67,22 @@ class Run:
     def decode_rate(self) -> float | None:
         """Tokens per second at the client: n - 1 tokens from the first arrival to the last.
 
-        None for an answer that came in one piece, as some servers send tool calls: nobody saw its tokens pass.
+        None where nobody saw the tokens pass: the answer came in one piece or in bursts, or faster than the server says
+        that it made it.
         """
         n, times = self.completion_tokens, self.reply.times
-        if n is None or n < 2 or len(self.reply.arrivals) < 2 or times.first_token is None or times.last_token is None:
+        if n is None or n < 2 or times.first_token is None or times.last_token is None:
             return None
-        seconds = times.last_token - times.first_token
-        return (n - 1) / seconds if seconds > 0 else None
+        seconds, made = times.last_token - times.first_token, self.server_decode_rate
+        if seconds <= 0 or _lost_in_bursts(n, seconds, self.reply.arrivals) > TOLERATED:
+            return None
+        rate = (n - 1) / seconds
+        return rate if made is None or rate <= (1 + TOLERATED) * made else None
+
+    @property
+    def generation_rate(self) -> float | None:
+        """Tokens per second: the client's, or the server's own where the client cannot tell."""
+        return self.server_decode_rate if self.decode_rate is None else self.decode_rate
 
     @property
     def prompt_rate(self) -> float | None:
@@ -76,6 +92,15 @@ class Run:
 
     @property
     def server_decode_rate(self) -> float | None:
+        """The server's own, meant as the client's: of n tokens in so many milliseconds the first belongs to the prompt.
+
+        Many servers' tokens per second count it (llama-server's did until 2026), which flatters short answers. Where
+        only the rate is told it is taken as it is.
+        """
+        timings = self.reply.timings or {}
+        n, milliseconds = timings.get("predicted_n"), timings.get("predicted_ms")
+        if isinstance(n, int) and isinstance(milliseconds, int | float) and milliseconds > 0:
+            return 1e3 * (n - 1) / milliseconds if n > 1 else None
         return self._server_rate("predicted_per_second")
 
     @property
@@ -133,12 +158,16 @@ class TargetResult:
         return found if isinstance(found, int) and found > 0 else None
 
     def has(self, task: str, repeat: int) -> bool:
-        """Whether a run is over already: what was interrupted goes on from there."""
-        return any(run.task == task and run.repeat == repeat for run in self.runs)
+        """Whether a run is over, and well: what was interrupted goes on from there, what failed is tried again."""
+        return any(run.task == task and run.repeat == repeat and run.fault is None for run in self.runs)
 
     def has_case(self, case: Case) -> bool:
-        """Whether a conversation of the suite has been played."""
-        return any((played.kind, played.seed) == (case.kind, case.seed) for played in self.cases)
+        """Whether a conversation of the suite has been played to its end."""
+        return any((c.kind, c.seed, c.fault) == (case.kind, case.seed, None) for c in self.cases)
+
+    def add_case(self, case: CaseResult) -> None:
+        """Add a conversation; it takes the place of the same one's that failed before."""
+        self.cases = [c for c in self.cases if (c.kind, c.seed) != (case.kind, case.seed)] + [case]
 
     def counted(self, task: str) -> list[Run]:
         return [run for run in self.runs if run.task == task and run.counted]
@@ -169,3 +198,15 @@ class Results:
     @property
     def repeats(self) -> int:
         return self.plan.repeats
+
+
+def _lost_in_bursts(n: int, seconds: float, arrivals: Sequence[float]) -> float:
+    """By how much bursts may falsify the rate of ``n`` tokens, of which the last came ``seconds`` after the first.
+
+    The first burst's tokens were made before it came, but count as if they came after it: of bursts of b tokens,
+    b - 1 of n - b.
+    """
+    together = APART * seconds / (n - 1)
+    bursts = 1 + sum(later - earlier > together for earlier, later in pairwise(arrivals))
+    size = max(1.0, n / bursts)
+    return (size - 1) / (n - size) if size < n else math.inf

@@ -153,7 +153,7 @@ class Store:
             if entry.time_is_up is not None:
                 self.results.time_is_up = entry.time_is_up
             if entry.case is not None:
-                target.cases.append(entry.case)
+                target.add_case(entry.case)
             if entry.target is not None:
                 self.results.targets[entry.index] = replace(entry.target, runs=target.runs, cases=target.cases)
         if rest:  # the program was ended in the middle of a line: that run is made again

@@ -40,7 +40,7 @@ def _row(target: TargetResult, results: Results) -> tuple[str, ...]:
     return (
         f"**{plain(target.label)}**",
         fig.size(target.size_bytes),
-        f"**{fig.rate(findings.generation_rate(target))}**",
+        f"**{fig.rate(findings.generation_rate(target))}**{findings.source_of_generation(target)}",
         fig.span(rates, fig.rate) + (" (client’s estimate)" if rates and source == "client" else ""),
         fig.seconds(first.median if first else None),
         findings.coding_score(target),
@@ -104,7 +104,7 @@ def _scatter(results: Results) -> Iterator[Block]:
     for target in results.targets:
         for task in results.tasks:
             prompt = findings.prompt_figure(target, task.name)
-            decode = findings.figure(target, task.name, "decode_rate")
+            decode = findings.figure(target, task.name, "generation_rate")
             if prompt and decode and not task.warm:
                 marks.append(Mark(target.label, prompt.median, decode.median))
                 words.append(

@@ -17,7 +17,8 @@ from stride.bench.tasks import CODING, SPEED, Task
 
 METHOD = (
     "The client's clock is read when bytes arrive. Generation speed is (n − 1) tokens over the time from the first "
-    "token's arrival to the last, with n from the server's usage, never from chunks. Prompt speed is the server's own "
+    "token's arrival to the last, with n from the server's usage, never from chunks; the server's own, meant the same, "
+    "where an answer came in bursts. Prompt speed is the server's own "
     "where it sends one; the client's estimate divides by the time to the first token, which holds more than the "
     "prompt. Each request begins with a system message that holds a number used once, and asks for no prompt cache: "
     "prompts are cold, and a little longer than the post's. A warm-up is discarded. Intervals are bootstrap intervals "
@@ -40,7 +41,7 @@ def overview(results: Results) -> Iterator[Block]:
 
 def _rate_figures(results: Results) -> Iterator[Block]:
     plans = (
-        ("generation", ("decode_rate",), "generation, tok/s at the client", "Generation speed"),
+        ("generation", ("generation_rate",), "generation, tok/s", "Generation speed"),
         ("prompt", ("server_prompt_rate", "prompt_rate"), "prompt processing, tok/s", "Prompt processing"),
     )
     tasks = findings.post_tasks(results)
@@ -65,8 +66,9 @@ def _clocks(results: Results) -> Iterator[Block]:
             [findings.figure(target, SPEED.name, name) for name in pair]
             for pair in (("decode_rate", "server_decode_rate"), ("prompt_rate", "server_prompt_rate"))
         )
-        if decode[0]:
+        if any(decode):
             medians = [fig.rate(found.median if found else None) for found in (*decode, *prompt)]
+            medians[0] = medians[0] if decode[0] else "not measurable"
             gap = findings.disagreement(target)
             difference = fig.NONE if gap is None else f"{100 * gap:+.1f}%"
             rows.append((plain(target.label), *medians[:2], difference, *medians[2:], plain(target.timed or fig.NONE)))
