@@ -113,7 +113,7 @@ def test_requests_are_cold_and_hold_the_posts_prompt(speak):
 
 def test_targets_take_turns(speak):
     results = measure([Url(speak.url, "a"), Url(speak.url, "b")], [SPEED, TOOL_CALLS], 2, watch := Quiet())
-    assert [body["model"] for body in speak.requests] == ["a", "b"] * 5
+    assert [body["model"] for body in speak.requests] == ["a", "b"] * 3 + ["b", "a"] * 2
     assert results.interleaved
     assert [run.repeat for run in watch.runs] == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 

@@ -14,7 +14,7 @@ from stride.bench import figures as fig
 from stride.bench.blocks import plain
 from stride.bench.graders import NOT_RUN, SANDBOX, Grade
 from stride.bench.results import TOLERATED, Results, Run, TargetResult
-from stride.bench.statistics import Summary, summarize
+from stride.bench.statistics import CONFIDENCE, Summary, ratio, summarize
 from stride.bench.suite.play import CaseResult
 from stride.bench.suite.tally import is_malformed, total
 from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task
@@ -150,12 +150,15 @@ def headline(target: TargetResult, results: Results) -> str:
     if not target.measured:
         return f"{name} was not measured: {plain(_first_fault(target) or 'no run was finished')}"
     rates, source = prompt_rates(target, results)
-    parts = [
-        f"**{fig.rate(generation_rate(target))} tok/s** generation{source_of_generation(target)}",
-        f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)",
-        f"coding {coding_score(target)}",
-        f"tool calls {tool_score(target)}",
-    ]
+    parts = []
+    if target.counted(SPEED.name):
+        parts.append(f"**{fig.rate(generation_rate(target))} tok/s** generation{source_of_generation(target)}")
+    if rates:
+        parts.append(f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)")
+    if target.counted(CODING.name):
+        parts.append(f"coding {coding_score(target)}")
+    if target.counted(TOOL_CALLS.name):
+        parts.append(f"tool calls {tool_score(target)}")
     if target.cases:
         parts.append(f"tool suite {suite_score(target)}")
     if target.memory is not None:
@@ -275,20 +278,34 @@ def verdict(results: Results) -> Iterator[str]:
             continue
         text = (
             f"**{plain(target.label)}**: at {fig.rate(found.median)} tok/s, 2,000 tokens take "
-            f"{fig.seconds(2000 / found.median)}. "
+            f"{fig.seconds(2000 / found.median)}."
         )
         if stand_in(target):
-            yield text + "Its answers are not judged: the weights are a stand-in, only speed and memory are real."
+            yield text + " Its answers are not judged: the weights are a stand-in, only speed and memory are real."
             continue
-        text += f"Coding: {coding_score(target)} in the median. Tool calls: {tool_score(target)}."
+        if target.counted(CODING.name):
+            text += f" Coding: {coding_score(target)} in the median."
+        if target.counted(TOOL_CALLS.name):
+            text += f" Tool calls: {tool_score(target)}."
         yield text + (f" Tool suite: {suite_score(target)}." if target.cases else "")
     ranked = sorted(
-        ((rate, target.label) for target in results.targets if (rate := generation_rate(target)) is not None),
+        (target for target in results.targets if generation_rate(target) is not None),
+        key=lambda target: generation_rate(target) or 0.0,
         reverse=True,
     )
     if len(ranked) > 1:
-        (best, first), (worst, last) = ranked[0], ranked[-1]
-        yield f"Fastest to slowest generation: {plain(first)} is {best / worst:.2f}× as fast as {plain(last)}."
+        yield _race(ranked[0], ranked[-1])
+
+
+def _race(first: TargetResult, last: TargetResult) -> str:
+    """The fastest and the slowest generation, and whether that is a difference at all."""
+    found = ratio(*(target.values(SPEED.name, "generation_rate") for target in (first, last)))
+    assert found is not None
+    text = f"Fastest to slowest generation: {plain(first.label)} is {found.median:.2f}× as fast as {plain(last.label)}"
+    if found.n < 2:
+        return f"{text}, by one answer of each."
+    said = "" if found.low > 1 else ": no difference shown"
+    return f"{text} ({CONFIDENCE:.0%} interval {fig.interval(found, fig.times)}){said}."
 
 
 def disagreement(target: TargetResult) -> float | None:

@@ -88,12 +88,13 @@ def _measure_group(
         goes_on = any(run.repeat for station in stations for run in station.result.runs)
         for repeat in range(1, plan.most_repeats + 1):
             repeat_began = time.perf_counter()
+            in_turn = _in_turn(stations, repeat)
             for task in plan.tasks if repeat <= plan.repeats else _still_wide(stations, plan.tasks):
-                for station in stations:
+                for station in in_turn:
                     station.run(task, repeat)
             tests_over = time.perf_counter()
             for case in plan.cases(repeat):
-                for station in stations:
+                for station in in_turn:
                     station.play(case)
             now = time.perf_counter()
             if repeat == 1 < plan.repeats and not goes_on:
@@ -105,6 +106,12 @@ def _measure_group(
                 break
         for station in stations:
             watch.connected(station.result)
+
+
+def _in_turn(stations: Sequence[_Station], repeat: int) -> Sequence[_Station]:
+    """Another one begins each repeat: whoever always came first would always find what the last one left."""
+    first = (repeat - 1) % max(1, len(stations))
+    return [*stations[first:], *stations[:first]]
 
 
 def _longest(stations: Sequence[_Station], plan: Plan) -> float:

@@ -75,7 +75,7 @@ def _ratios(results: Results) -> Iterator[Block]:
         (other, difference)
         for other in others
         for difference in differences(figures_of(first), figures_of(other))
-        if difference.measure.key in COMPARED
+        if difference.measure.key in COMPARED and (difference.measure.key != "prompt" or _same_clock(first, other))
     ]
     if found:
         yield Table(
@@ -83,6 +83,11 @@ def _ratios(results: Results) -> Iterator[Block]:
             ("Model", "Measure", plain(first.label), "Here", "Ratio", f"{CONFIDENCE:.0%} interval", "Verdict"),
             [_ratio_row(other, difference) for other, difference in found],
         )
+
+
+def _same_clock(first: TargetResult, other: TargetResult) -> bool:
+    """Whether both prompt speeds are the servers' own, or both are the client's: these hold more than the prompt."""
+    return len({bool(target.values(SPEED.name, "server_prompt_rate")) for target in (first, other)}) == 1
 
 
 def _ratio_row(other: TargetResult, difference: Difference) -> tuple[str, ...]:
