@@ -22,7 +22,7 @@ METHOD = (
     "where it sends one; the client's estimate divides by the time to the first token, which holds more than the "
     "prompt. Each request begins with a system message that holds a number used once, and asks for no prompt cache: "
     "prompts are cold, and a little longer than the post's. A warm-up is discarded. Intervals are bootstrap intervals "
-    f"of the median at {CONFIDENCE:.0%}."
+    f"of the median at {CONFIDENCE:.0%}, the wider the fewer repeats there are (Hesterberg's expanded percentiles)."
 )
 GAP_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "Largest": 1.0}
 POINTS = 200
