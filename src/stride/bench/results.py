@@ -141,6 +141,11 @@ class TargetResult:
     error: str | None = None
 
     @property
+    def typed(self) -> Sequence[str]:
+        """The command as one would type it: Stride by its name, wherever its Python lies."""
+        return ["stride", *self.command[3:]] if list(self.command[1:3]) == ["-m", "stride"] else self.command
+
+    @property
     def measured(self) -> bool:
         return any(run.counted for run in self.runs)
 

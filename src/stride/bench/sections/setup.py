@@ -96,5 +96,5 @@ def _target_rows(target: TargetResult) -> Iterator[tuple[str, str]]:
         digest = hashlib.sha256(str(props["chat_template"]).encode()).hexdigest()
         yield "Chat template", f"{code(digest[:16])} (SHA-256)"
     if target.command:
-        yield "Started as", code(shlex.join(target.command))
+        yield "Started as", code(shlex.join(target.typed))
         yield "Time to ready", fig.seconds(target.ready_seconds)
