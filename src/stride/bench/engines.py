@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from stride.bench.client import Recorder, Reply, ask
+from stride.bench.client import Recorder, Reply, ask, sound
 from stride.types import ToolCall
 
 Json: TypeAlias = Mapping[str, Any]
@@ -236,4 +236,4 @@ def _json(http: httpx.Client, url: str) -> Json:
         found = http.get(url).raise_for_status().json()
     except (httpx.HTTPError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return sound(found) if isinstance(found, dict) else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,7 @@ from stride.bench.suite.case import Case
 from stride.bench.suite.play import CaseResult
 from stride.bench.tasks import Task
 
+MOST_TOKENS = 1 << 40
 TOLERATED = 0.05
 """Of a rate: what it may be off by and still be called the same."""
 APART = 0.1
@@ -55,8 +56,9 @@ class Run:
 
     @property
     def cached_tokens(self) -> int:
-        details = (self.reply.usage or {}).get("prompt_tokens_details") or {}
-        return details.get("cached_tokens") or (self.reply.timings or {}).get("cache_n") or 0
+        details = (self.reply.usage or {}).get("prompt_tokens_details")
+        told = details.get("cached_tokens") if isinstance(details, Mapping) else None
+        return _tokens(told) or _tokens((self.reply.timings or {}).get("cache_n")) or 0
 
     @property
     def recounted(self) -> bool:
@@ -109,8 +111,7 @@ class Run:
 
     def _count(self, usage_key: str, timings_key: str) -> int | None:
         """From the server's usage, or its timings where it sends no usage; never from chunks."""
-        count = (self.reply.usage or {}).get(usage_key, (self.reply.timings or {}).get(timings_key))
-        return count if isinstance(count, int) else None
+        return _tokens((self.reply.usage or {}).get(usage_key, (self.reply.timings or {}).get(timings_key)))
 
     def _server_rate(self, key: str) -> float | None:
         rate = (self.reply.timings or {}).get(key)
@@ -158,8 +159,8 @@ class TargetResult:
     @property
     def n_ctx(self) -> int | None:
         """Tokens that a request may have, as the server tells it."""
-        settings = self.props.get("default_generation_settings") or {}
-        found = settings.get("n_ctx") or self.props.get("n_ctx")
+        settings = self.props.get("default_generation_settings")
+        found = (settings.get("n_ctx") if isinstance(settings, Mapping) else None) or self.props.get("n_ctx")
         return found if isinstance(found, int) and found > 0 else None
 
     def has(self, task: str, repeat: int) -> bool:
@@ -203,6 +204,11 @@ class Results:
     @property
     def repeats(self) -> int:
         return self.plan.repeats
+
+
+def _tokens(count: object) -> int | None:
+    """What a server says of tokens, if it can be that."""
+    return count if isinstance(count, int) and 0 <= count < MOST_TOKENS else None
 
 
 def _lost_in_bursts(n: int, seconds: float, arrivals: Sequence[float]) -> float:
