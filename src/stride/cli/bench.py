@@ -322,7 +322,7 @@ class _Watch:
     def estimated(self, seconds: float, at_most: bool) -> None:
         shown = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
         if at_most:
-            self._console.print(f"at most {shown} from here, if answers are as long as they may be")
+            self._console.print(f"{shown} from here, if every answer is as long as it may be")
         else:
             self._console.print(f"about {shown} from here, if all repeats are like the first")
 
