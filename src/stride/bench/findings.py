@@ -152,7 +152,9 @@ def headline(target: TargetResult, results: Results) -> str:
     rates, source = prompt_rates(target, results)
     parts = []
     if target.counted(SPEED.name):
-        parts.append(f"**{fig.rate(generation_rate(target))} tok/s** generation{source_of_generation(target)}")
+        rate = generation_rate(target)
+        said = f"**{fig.rate(rate)} tok/s** generation" if rate is not None else "generation speed not measurable"
+        parts.append(said + source_of_generation(target))
     if rates:
         parts.append(f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)")
     if target.counted(CODING.name):
