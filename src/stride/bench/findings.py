@@ -251,7 +251,8 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
     if bursts:
         known = any(run.server_decode_rate is not None for run in bursts)
         instead = "the speeds are the server's own" if known else "their generation speed is not measurable"
-        yield f"**Sent in bursts or at once.** {name}: {fig.of(len(bursts), len(runs))} answers of the speed test; {instead}."
+        share = fig.of(len(bursts), len(runs))
+        yield f"**Sent in bursts or at once.** {name}: {share} answers of the speed test; {instead}."
     gap = disagreement(target)
     if gap is not None and abs(gap) > TOLERATED:
         yield f"**Client and server disagree** on {name}'s generation speed by {fig.percent(abs(gap))}."
