@@ -27,8 +27,6 @@ from stride.bench.statistics import Summary
 from stride.bench.store import Store
 
 HEADLINES = ("generation", "prompt", "first_token")
-DONE = "report.json"
-"""Of a measurement, the file that is written when it is over."""
 
 
 def main() -> None:
@@ -43,24 +41,26 @@ def main() -> None:
     folders = [given.folder / f"{number:03}" for number in range(2 * given.pairs)]
     began, longest = time.monotonic(), 0.0
     for folder in folders:
-        if (folder / DONE).exists():
+        if folder.exists():
             continue
         started = time.monotonic()
         if given.seconds is not None and started - began + longest > given.seconds:
             break
         measure(folder, ["--test", given.test, "--repeats", str(given.repeats), *given.bench])
         longest = max(longest, time.monotonic() - started)
-    for result in overlaps([Store.open(folder) for folder in folders if (folder / DONE).exists()]):
+    for result in overlaps([Store.open(folder) for folder in folders if folder.exists()]):
         print(json.dumps(result))
 
 
 def measure(folder: Path, arguments: Sequence[str]) -> None:
     """A short measurement, as anybody would make it. It does not go into the history."""
     history = {**os.environ, "STRIDE_HISTORY": os.fspath(folder.parent / "history.sqlite3")}
-    command = [sys.executable, "-m", "stride", "bench", "--out", os.fspath(folder), *arguments]
+    partial = folder.with_suffix(".partial")  # an interrupted one has its report too
+    command = [sys.executable, "-m", "stride", "bench", "--out", os.fspath(partial), *arguments]
     done = subprocess.run(command, env=history, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: status {done.returncode}: {done.stderr[-2000:]}")
+    partial.rename(folder)
 
 
 def overlaps(stores: Sequence[Store]) -> list[dict[str, object]]:
