@@ -163,6 +163,15 @@ def test_of_an_answer_in_bursts_only_the_server_knows_the_speed(stand, wire, tim
     assert (run.decode_rate, run.generation_rate) == (None, timings and 80.0)
 
 
+def test_bursts_after_the_first_token_do_no_harm(stand, wire):
+    """As of a server that holds back what follows a broken character."""
+    held_back = [wire.delta(content="b")] * 38
+    stand.answer = lambda body: [wire.delta(content="a"), PAUSE, *held_back, wire.delta("stop"), wire.usage(30, 40)]
+    run = one(measure([Url(stand.url)], [SPEED], 1, Quiet())).runs[-1]
+    times = run.reply.times
+    assert run.generation_rate == pytest.approx(39 / (times.last_token - times.first_token))
+
+
 def test_nobody_sees_tokens_pass_faster_than_they_are_made(stand, wire):
     """As where a whole answer is cut into pieces at its end."""
     pieces = [wire.delta(content="a")] * 39

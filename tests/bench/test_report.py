@@ -383,6 +383,14 @@ def test_the_suite_tells_malformed_from_abstained_and_shows_what_failed(tmp_path
     assert "| The right one of four tools | 0 of 1 (0% to 79%) | — |" in markdown
 
 
+def test_a_conversation_that_a_server_failed_is_a_limitation(tmp_path):
+    failing = target()
+    failing.cases = [grade_case(find("single", 1), [Reply(Answer(), Times(), None, None, error="HTTP 500: oh")])]
+    _, markdown, _ = write(tmp_path, failing)
+    assert "**Failed conversations.** tiny: 1 of 1 of the tool suite ended early, the first: HTTP 500: oh" in markdown
+    assert "Every run counts" not in markdown
+
+
 def test_gaps_between_pieces_are_shown(tmp_path):
     uneven = target()
     arrivals = tuple(np.cumsum([0.2, *[0.01] * 96, 1.0, 1.0]).tolist())

@@ -12,6 +12,7 @@ import numpy as np
 
 from stride.bench import figures as fig
 from stride.bench.blocks import plain
+from stride.bench.compare import TOLERANCE
 from stride.bench.graders import NOT_RUN, SANDBOX, Grade
 from stride.bench.results import TOLERATED, Results, Run, TargetResult
 from stride.bench.statistics import CONFIDENCE, Summary, ratio, summarize
@@ -173,8 +174,9 @@ def works(results: Results) -> Iterator[str]:
     for target in results.targets:
         name, counted = plain(target.label), [run for run in target.runs if run.counted]
         attempted = sum(run.repeat > 0 for run in target.runs)
-        if counted and len(counted) == attempted:
-            yield f"**Every run counts.** {name}: {len(counted)} requests, none failed."
+        if counted and len(counted) == attempted and not any(case.fault for case in target.cases):
+            suite = f" and {len(target.cases)} conversations" if target.cases else ""
+            yield f"**Every run counts.** {name}: {len(counted)} requests{suite}, none failed."
         speed = figure(target, SPEED.name, "generation_rate")
         if speed and speed.variation is not None and speed.variation <= STEADY:
             yield (
@@ -235,6 +237,10 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
     faults = Counter(run.fault for run in target.runs if run.fault)
     for fault, times in faults.items():
         yield f"**Failed runs.** {name}: {times} of {len(target.runs)}: {plain(fault)}"
+    broken = [case.fault for case in target.cases if case.fault]
+    if broken:
+        share = fig.of(len(broken), len(target.cases))
+        yield f"**Failed conversations.** {name}: {share} of the tool suite ended early, the first: {plain(broken[0])}"
     for task in (SPEED, CODING, TOOL_CALLS):
         found = figure(target, task.name, "generation_rate")
         if found and found.drift is not None:
@@ -307,7 +313,7 @@ def _race(first: TargetResult, last: TargetResult) -> str:
     text = f"Fastest to slowest generation: {plain(first.label)} is {found.median:.2f}× as fast as {plain(last.label)}"
     if found.n < 2:
         return f"{text}, by one answer of each."
-    said = "" if found.low > 1 else ": no difference shown"
+    said = "" if found.low > 1 + TOLERANCE else ": no difference shown"
     return f"{text} ({CONFIDENCE:.0%} interval {fig.interval(found, fig.times)}){said}."
 
 

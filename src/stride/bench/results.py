@@ -212,12 +212,12 @@ def _tokens(count: object) -> int | None:
 
 
 def _lost_in_bursts(n: int, seconds: float, arrivals: Sequence[float]) -> float:
-    """By how much bursts may falsify the rate of ``n`` tokens, of which the last came ``seconds`` after the first.
+    """By how much a first burst falsifies the rate of ``n`` tokens, of which the last came ``seconds`` after the first.
 
-    The first burst's tokens were made before it came, but count as if they came after it: of bursts of b tokens,
-    b - 1 of n - b.
+    Its b tokens were made before it came, but b - 1 of them count as if they came later, in the time of n - b. Pieces
+    are taken to hold equally many tokens. Later bursts do no harm: what they hold was made since the first.
     """
     together = APART * seconds / (n - 1)
-    bursts = 1 + sum(later - earlier > together for earlier, later in pairwise(arrivals))
-    size = max(1.0, n / bursts)
+    first = next((i for i, (a, b) in enumerate(pairwise(arrivals), 1) if b - a > together), len(arrivals))
+    size = max(1.0, n * first / len(arrivals)) if arrivals else n
     return (size - 1) / (n - size) if size < n else math.inf
