@@ -139,16 +139,21 @@ def _summaries(task: Task, target: TargetResult) -> Iterator[tuple[str, Summary 
     def of_times(name: str) -> Summary | None:
         return findings.time_figure(target, task.name, name)
 
-    yield "Prompt tokens", of_runs("prompt_tokens"), fig.count
+    yield "Prompt tokens", _alone(of_runs("prompt_tokens")), fig.count
     yield "Prompt processing, server (tok/s)", of_runs("server_prompt_rate"), fig.rate
     yield "Prompt processing, client's estimate (tok/s)", of_runs("prompt_rate"), fig.rate
-    yield "Generation tokens", of_runs("completion_tokens"), fig.count
+    yield "Generation tokens", _alone(of_runs("completion_tokens")), fig.count
     yield "**Generation speed, client (tok/s)**", of_runs("decode_rate"), fig.rate
     yield "Generation speed, server (tok/s)", of_runs("server_decode_rate"), fig.rate
     yield "First byte", of_times("first_byte"), fig.seconds
     yield "First token of any kind", of_times("first_token"), fig.seconds
     yield "First token of the answer", of_times("first_answer"), fig.seconds
     yield "Total time", of_times("end"), fig.seconds
+
+
+def _alone(found: Summary | None) -> Summary | None:
+    """The median without an interval: tokens are counted, not measured."""
+    return found and Summary(1, found.median, found.median, found.median, None, None)
 
 
 def _metrics(task: Task, target: TargetResult) -> Table:
