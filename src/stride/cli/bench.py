@@ -304,7 +304,12 @@ class _Watch:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=total)
+        done = sum(
+            sum(self._n_requests[run.task] for run in target.runs if run.repeat and run.fault is None)
+            + sum(_n_turns(case) for case in target.cases if case.fault is None)
+            for target in store.results.targets
+        )
+        self._task = self._bar.add_task("starting", total=total, completed=done)
 
     def __enter__(self) -> _Watch:
         self._bar.start()
@@ -342,12 +347,17 @@ class _Watch:
         self._console.print(f"{run.target}, {what}: {line}", markup=False, soft_wrap=True)
 
     def played(self, target: TargetResult, case: CaseResult) -> None:
-        from stride.bench.suite.play import find
-
         self._store.played(target, case)
-        self._bar.advance(self._task, len(find(case.kind, case.seed).steps))
+        self._bar.advance(self._task, _n_turns(case))
         said = f"failed: {case.fault}" if case.fault else case.grade.score
         self._console.print(f"{target.label}, {case.kind} {case.seed}: {said}", markup=False, soft_wrap=True)
+
+
+def _n_turns(case: CaseResult) -> int:
+    """Requests of a conversation that goes to its end."""
+    from stride.bench.suite.play import find
+
+    return len(find(case.kind, case.seed).steps)
 
 
 def _without_secrets(arguments: list[str]) -> list[str]:
