@@ -76,7 +76,10 @@ def test_a_missing_model_fails_and_the_others_are_measured(tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_interrupted_leaves_a_partial_report_from_which_it_goes_on(tmp_path, how):
-    with subprocess.Popen(BENCH, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    command = [*BENCH, "--max-tokens-coding", "40", "--time-limit", "600"]  # however slow the machine
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             assert process.stderr
             while "speed 1" not in process.stderr.readline():
