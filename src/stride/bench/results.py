@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,6 +146,12 @@ class TargetResult:
     def typed(self) -> Sequence[str]:
         """The command as one would type it: Stride by its name, wherever its Python lies."""
         return ["stride", *self.command[3:]] if list(self.command[1:3]) == ["-m", "stride"] else self.command
+
+    @property
+    def template_hash(self) -> str | None:
+        """SHA-256 of the chat template, where the server tells it."""
+        template = self.props.get("chat_template")
+        return hashlib.sha256(str(template).encode()).hexdigest() if template else None
 
     @property
     def measured(self) -> bool:

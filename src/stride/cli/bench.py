@@ -161,7 +161,7 @@ def replay(
     if folder.resolve() == out.resolve():
         raise StrideError(f"{out} holds the measurement that is to be repeated: --out must be another folder")
     earlier = Store.open(folder).manifest
-    _measure(Store.create(out, replace(earlier, machine=_machine())), api_key, require, unsafe)
+    _measure(Store.create(out, replace(earlier, machine=_machine(), servers={})), api_key, require, unsafe)
 
 
 @app.command()
