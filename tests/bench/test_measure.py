@@ -66,9 +66,11 @@ def speak(stand, wire):
         return [
             wire.delta(role="assistant", content=None),
             wire.delta(content="a b c"),
-            *[PAUSE / 18, wire.delta(content="d e")] * 36,
+            PAUSE,
+            *[wire.delta(content="d e")] * 36,
+            PAUSE,
             wire.delta("stop", content="g"),
-            wire.usage(30, 41, timings={"prompt_per_second": 300.0, "predicted_per_second": 900.0}),
+            wire.usage(30, 41, timings={"prompt_per_second": 300.0, "predicted_per_second": 500.0}),
             wire.DONE,
         ]
 
@@ -91,7 +93,7 @@ def test_rates_come_from_usage_not_chunks(speak):
         times = run.reply.times
         assert times.last_token - times.first_token > PAUSE
         assert run.decode_rate == pytest.approx(40 / (times.last_token - times.first_token))
-        assert (run.server_prompt_rate, run.server_decode_rate) == (300.0, 900.0)
+        assert (run.server_prompt_rate, run.server_decode_rate) == (300.0, 500.0)
         assert run.prompt_rate == pytest.approx(30 / run.reply.times.first_token)
     assert target.values("speed", "completion_tokens") == [41, 41]
 
@@ -277,8 +279,8 @@ def test_a_steady_speed_is_not_measured_more_often_than_asked_for(stand, wire):
 def test_the_warm_up_says_how_long_it_will_take(speak):
     watch = Quiet()
     measure([Url(speak.url)], [SPEED], 3, watch)
-    assert watch.at_most == pytest.approx(3 * 200 * 2 * PAUSE / 40, rel=0.5)
-    assert watch.about == pytest.approx(2 * 2 * PAUSE, rel=0.5)
+    assert watch.at_most > 0.7 * 3 * 200 * 2 * PAUSE / 40
+    assert watch.about > 0.7 * 2 * 2 * PAUSE
 
 
 def test_the_tool_suite_takes_its_time_too(speak):
@@ -287,7 +289,7 @@ def test_the_tool_suite_takes_its_time_too(speak):
     measure([Url(speak.url)], [SPEED], 1, both, suite_seeds=1)
     turns = Plan("test", (), 1, 1, suite_seeds=1).n_requests - 1
     assert turns > 14
-    assert both.at_most - alone.at_most == pytest.approx(turns * 2048 * 2 * PAUSE / 40, rel=0.5)
+    assert both.at_most - alone.at_most > 0.7 * turns * 2048 * 2 * PAUSE / 40
     assert both.about is None
 
 
