@@ -125,8 +125,9 @@ def measured() -> Callable[[Path, float], Store]:
         machine = {"cpu": "Test CPU", "date": "2026-02-19T12:00:00+00:00", "stride": "1"}
         store = Store.create(folder, Manifest(["stride"], machine, [ServedModel("tiny.gguf")], LEVELS["quick"]))
         for repeat in range(1, 6):
+            arrivals = tuple(0.2 + seconds * piece / 200 for piece in range(201))
             usage = {"prompt_tokens": 30, "completion_tokens": 201}
-            reply = Reply(Answer("x"), Times(0.1, 0.2, 0.2, 0.2 + seconds, 0.3 + seconds), usage, None, (0.2, 0.3))
+            reply = Reply(Answer("x"), Times(0.1, 0.2, 0.2, 0.2 + seconds, 0.3 + seconds), usage, None, arrivals)
             store.results.targets[0].runs.append(Run("tiny", "speed", repeat, 1, "n", "now", reply, None, None))
         return store
 

@@ -181,3 +181,32 @@ def test_no_connection_is_used_twice(asks):
     with httpx.Client(transport=httpx.MockTransport(serve)) as http:
         asks(http, "http://test/", {})
     assert seen == ["close"]
+
+
+def test_halves_of_a_character_are_joined_or_replaced(wire):
+    """JSON may hold them, and nothing can be written with them."""
+    first = b'data: {"choices": [{"delta": {"content": "a\\ud83d"}}]}\n\n'
+    second = b'data: {"choices": [{"delta": {"content": "\\ude00 \\ud800b"}, "finish_reason": "stop"}]}\n\n'
+    reply = record((0.1, first), (0.2, second), (0.3, wire.usage(3, 4, kind="\ud800")))
+    assert reply.answer.content == "a😀 \ufffdb"
+    str(reply).encode()
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"usage": 5},
+        {"timings": [1]},
+        {"choices": [{"delta": {"content": [1]}}]},
+        {"choices": [{"delta": {"reasoning": 5}}]},
+        {"choices": [{"delta": {}, "finish_reason": {"a": 1}}]},
+        {"choices": [{"delta": {"tool_calls": [{"id": 5, "function": {}}]}}]},
+        {"choices": [{"delta": {"tool_calls": [{"function": {"name": 5}}]}}]},
+        {"choices": 5},
+        {"choices": [5]},
+        [],
+    ],
+)
+def test_what_is_no_chunk_is_the_replys_error(wire, chunk):
+    reply = record((0.1, wire.event(chunk)), (0.2, wire.delta("stop", content="x")))
+    assert "no completion chunk" in reply.error

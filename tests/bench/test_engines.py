@@ -66,7 +66,7 @@ def test_ollamas_answer_is_the_same_with_its_own_counts_and_times(server, task):
     assert plain.usage is not None
     assert native.usage == {key: plain.usage[key] for key in ("prompt_tokens", "completion_tokens")}
     assert native.timings is not None
-    assert native.timings["predicted_per_second"] > 0
+    assert native.timings["predicted_ms"] > 0
     assert native.times.first_token is not None
     assert len(native.arrivals) > 1
 
@@ -89,7 +89,7 @@ def test_ollamas_lines_may_be_cut_anywhere():
         assert reply.error is None
         assert reply.answer.reasoning == "Hm, ä"
         assert [(call.name, call.arguments) for call in reply.answer.tool_calls] == [("f", '{"x": 1}')]
-        assert reply.timings == {"prompt_per_second": 20.0, "predicted_per_second": 20.0}
+        assert reply.timings == {"prompt_per_second": 20.0, "predicted_n": 40, "predicted_ms": 2000.0}
         assert reply.usage == {"prompt_tokens": 10, "completion_tokens": 40}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,8 @@ class Quiet:
         self.lines: list[str] = []
         self.runs: list[object] = []
         self.cases: list[object] = []
-        self.estimate: float | None = None
+        self.at_most: float | None = None
+        self.about: float | None = None
         self.stop_after = stop_after
 
     def status(self, text: str) -> None:
@@ -31,8 +33,11 @@ class Quiet:
     def connected(self, target: object) -> None:
         pass
 
-    def estimated(self, seconds: float) -> None:
-        self.estimate = seconds
+    def estimated(self, seconds: float, at_most: bool) -> None:
+        if at_most:
+            self.at_most = seconds
+        else:
+            self.about = seconds
 
     def played(self, target: object, case: object) -> None:
         self.cases.append(case)
@@ -52,17 +57,20 @@ def measure(targets, tasks, repeats, watch, seconds=None, most_repeats=0, suite_
 
 @pytest.fixture
 def speak(stand, wire):
-    """An answer of 41 tokens in 3 chunks over two pauses, counted only in usage."""
+    """An answer of 41 tokens in 38 chunks, counted only in usage."""
 
     def answer(body):
+        if not body["stream"]:
+            message = {"role": "assistant", "content": "a b c" + "d e" * 36 + "g"}
+            return [json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()]
         return [
             wire.delta(role="assistant", content=None),
             wire.delta(content="a b c"),
             PAUSE,
-            wire.delta(content="d e f"),
+            *[wire.delta(content="d e")] * 36,
             PAUSE,
             wire.delta("stop", content="g"),
-            wire.usage(30, 41, timings={"prompt_per_second": 300.0, "predicted_per_second": 400.0}),
+            wire.usage(30, 41, timings={"prompt_per_second": 300.0, "predicted_per_second": 500.0}),
             wire.DONE,
         ]
 
@@ -85,7 +93,7 @@ def test_rates_come_from_usage_not_chunks(speak):
         times = run.reply.times
         assert times.last_token - times.first_token > PAUSE
         assert run.decode_rate == pytest.approx(40 / (times.last_token - times.first_token))
-        assert (run.server_prompt_rate, run.server_decode_rate) == (300.0, 400.0)
+        assert (run.server_prompt_rate, run.server_decode_rate) == (300.0, 500.0)
         assert run.prompt_rate == pytest.approx(30 / run.reply.times.first_token)
     assert target.values("speed", "completion_tokens") == [41, 41]
 
@@ -107,7 +115,7 @@ def test_requests_are_cold_and_hold_the_posts_prompt(speak):
 
 def test_targets_take_turns(speak):
     results = measure([Url(speak.url, "a"), Url(speak.url, "b")], [SPEED, TOOL_CALLS], 2, watch := Quiet())
-    assert [body["model"] for body in speak.requests] == ["a", "b"] * 5
+    assert [body["model"] for body in speak.requests] == ["a", "b"] * 3 + ["b", "a"] * 2
     assert results.interleaved
     assert [run.repeat for run in watch.runs] == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 
@@ -145,6 +153,41 @@ def test_an_answer_in_one_piece_has_no_rate(stand, wire):
     assert run.counted
     assert run.completion_tokens == 50
     assert run.decode_rate is None
+
+
+@pytest.mark.parametrize("timings", [None, {"predicted_n": 41, "predicted_ms": 500.0}])
+def test_of_an_answer_in_bursts_only_the_server_knows_the_speed(stand, wire, timings):
+    """Of 41 tokens in three bursts, those of the first were made before it came."""
+    bursts = [wire.delta(content="a b c"), PAUSE, wire.delta(content="d e f"), PAUSE, wire.delta("stop", content="g")]
+    stand.answer = lambda body: [*bursts, wire.usage(30, 41, timings=timings), wire.DONE]
+    run = one(measure([Url(stand.url)], [SPEED], 1, Quiet())).runs[-1]
+    assert run.counted
+    assert (run.decode_rate, run.generation_rate) == (None, timings and 80.0)
+
+
+def test_bursts_after_the_first_token_do_no_harm(stand, wire):
+    """As of a server that holds back what follows a broken character."""
+    held_back = [wire.delta(content="b")] * 38
+    stand.answer = lambda body: [wire.delta(content="a"), PAUSE, *held_back, wire.delta("stop"), wire.usage(30, 40)]
+    run = one(measure([Url(stand.url)], [SPEED], 1, Quiet())).runs[-1]
+    times = run.reply.times
+    assert run.generation_rate == pytest.approx(39 / (times.last_token - times.first_token))
+
+
+def test_nobody_sees_tokens_pass_faster_than_they_are_made(stand, wire):
+    """As where a whole answer is cut into pieces at its end."""
+    pieces = [wire.delta(content="a")] * 39
+    told = {"predicted_n": 41, "predicted_ms": 4000.0}
+    stand.answer = lambda body: [*pieces, PAUSE / 10, wire.delta("stop", content="b"), wire.usage(30, 41, timings=told)]
+    run = one(measure([Url(stand.url)], [SPEED], 1, Quiet())).runs[-1]
+    assert (run.decode_rate, run.generation_rate) == (None, 10.0)
+
+
+def test_a_servers_speed_is_meant_as_the_clients(stand, wire):
+    """The first token belongs to the prompt, whatever the server makes of it."""
+    told = {"predicted_n": 21, "predicted_ms": 500.0, "predicted_per_second": 42.0}
+    stand.answer = lambda body: [wire.delta("stop", content="x"), wire.usage(30, 21, timings=told), wire.DONE]
+    assert one(measure([Url(stand.url)], [SPEED], 1, Quiet())).runs[-1].server_decode_rate == 40.0
 
 
 def test_failures_stay_in_the_results(stand, wire):
@@ -220,7 +263,7 @@ def test_a_wide_interval_is_narrowed_by_more_repeats(stand, wire):
     pauses = iter([0.0, 0.01, 0.1, *[0.05] * 20])
 
     def answer(body):
-        return [wire.delta(content="x"), next(pauses), wire.delta("stop", content="y"), wire.usage(9, 9), wire.DONE]
+        return [wire.delta(content="x"), next(pauses), wire.delta("stop", content="y"), wire.usage(9, 2), wire.DONE]
 
     stand.answer = answer
     target = one(measure([Url(stand.url)], [SPEED], 2, Quiet(), most_repeats=6))
@@ -236,7 +279,25 @@ def test_a_steady_speed_is_not_measured_more_often_than_asked_for(stand, wire):
 def test_the_warm_up_says_how_long_it_will_take(speak):
     watch = Quiet()
     measure([Url(speak.url)], [SPEED], 3, watch)
-    assert watch.estimate == pytest.approx(3 * 200 * 2 * PAUSE / 40, rel=0.5)
+    assert watch.at_most > 0.7 * 3 * 200 * 2 * PAUSE / 40
+    assert watch.about > 0.7 * 2 * 2 * PAUSE
+
+
+def test_the_tool_suite_takes_its_time_too(speak):
+    alone, both = Quiet(), Quiet()
+    measure([Url(speak.url)], [SPEED], 1, alone)
+    measure([Url(speak.url)], [SPEED], 1, both, suite_seeds=1)
+    turns = Plan("test", (), 1, 1, suite_seeds=1).n_requests - 1
+    assert turns > 14
+    assert both.at_most - alone.at_most > 0.7 * turns * 2048 * 2 * PAUSE / 40
+    assert both.about is None
+
+
+def test_a_time_limit_bounds_what_is_expected(speak):
+    watch = Quiet()
+    measure([Url(speak.url)], [SPEED], 50, watch, seconds=0.9)
+    assert watch.at_most <= 0.9
+    assert watch.about < 0.9
 
 
 def test_what_is_there_is_not_measured_again(speak):
@@ -256,3 +317,17 @@ def test_the_tool_suite_is_played_once_a_repeat_and_not_again(speak):
     watch = Quiet()
     measuring.measure([Url(speak.url)], first, watch, GRADERS)
     assert watch.cases == []
+
+
+def test_what_failed_is_tried_again(speak):
+    answer = speak.answer
+    speak.answer = lambda body: 500 if len(speak.requests) in (2, 3) else answer(body)
+    results = measure([Url(speak.url)], [SPEED], 1, Quiet(), suite_seeds=1)
+    assert [run.fault for run in one(results).runs] == [None, "HTTP 500: as the test wants"]
+    assert one(results).cases[0].fault == "HTTP 500: as the test wants"
+    watch = Quiet()
+    measuring.measure([Url(speak.url)], results, watch, GRADERS)
+    assert [run.fault for run in one(results).runs] == [None, "HTTP 500: as the test wants", None, None]
+    assert len(watch.cases) == 1
+    assert [case.fault for case in one(results).cases] == [None] * 14
+    assert watch.about is None

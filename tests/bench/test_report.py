@@ -44,7 +44,8 @@ def run(
     times = Times(0.1, 0.2, 0.5, 0.2 + seconds, 0.25 + seconds)
     usage = {"prompt_tokens": 30, "completion_tokens": 201}
     timings = {"prompt_per_second": 250.0, "predicted_per_second": 201 / seconds}
-    reply = Reply(answer, times, usage, timings, (0.2, 0.2 + seconds), fault)
+    arrivals = tuple(0.2 + seconds * piece / 200 for piece in range(201))
+    reply = Reply(answer, times, usage, timings, arrivals, fault)
     grade = task.grade(answer, GRADERS)
     return Run("tiny", task.name, repeat, repeat, "abcd1234", "2026-02-19T12:00:00+00:00", reply, grade, fault)
 
@@ -203,7 +204,61 @@ def test_targets_are_compared(tmp_path):
     assert "| fast | Generation | 50.0 | 100.0 | 2.00× | 2.00× | better |" in markdown
     assert "| fast | Memory | 105 MiB | 105 MiB | 1.00× |" in markdown
     assert "| **Generation speed, client (tok/s)** | 50.0 (50.0) | 100.0 (100.0) |" in markdown
-    assert "fast is 2.00× as fast as slow" in markdown
+    assert "fast is 2.00× as fast as slow (95% interval 2.00×)." in markdown
+
+
+def test_a_difference_that_may_be_none_is_called_none(tmp_path):
+    def uneven(label: str, *seconds: float) -> TargetResult:
+        made = target(label)
+        made.runs = [run(SPEED, repeat, seconds=found) for repeat, found in enumerate(seconds, 1)]
+        return made
+
+    _, markdown, _ = write(tmp_path, uneven("one", 4.0, 4.4, 5.0), uneven("two", 4.1, 4.5, 5.1))
+    assert re.search(r"one is 1.02× as fast as two \(95% interval 0.\d+× to 1.\d+×\): no difference shown\.", markdown)
+
+
+def test_prompt_speeds_of_two_clocks_are_not_compared(tmp_path):
+    silent = target("silent")
+    silent.runs = [replace(run, reply=replace(run.reply, timings=None)) for run in silent.runs]
+    _, markdown, _ = write(tmp_path, target("telling"), silent)
+    assert "| silent | First token |" in markdown
+    assert "| silent | Prompt processing |" not in markdown
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_answers_in_bursts_have_the_servers_speed_or_none(tmp_path, told):
+    bursting = target()
+    for at, found in enumerate(bursting.runs):
+        reply = replace(found.reply, arrivals=(0.2, 2.2, 4.2), timings=found.reply.timings if told else None)
+        bursting.runs[at] = replace(found, reply=reply)
+    _, markdown, data = write(tmp_path, bursting)
+    figures = data["targets"][0]["runs"][1]["figures"]
+    assert figures["decode_rate"] is None
+    if told:
+        assert "**50.2 tok/s** generation (server's figure)" in markdown
+        assert "| **50.2** (server's figure) |" in markdown
+        assert "3 of 3 answers of the speed test; the speeds are the server's own." in markdown
+        assert "| tiny | not measurable | 50.2 | — |" in markdown
+    else:
+        assert "**tiny**: generation speed not measurable, " in markdown
+        assert "3 of 3 answers of the speed test; their generation speed is not measurable." in markdown
+
+
+def test_what_was_not_asked_for_is_not_spoken_of(tmp_path):
+    fast = target()
+    fast.runs = [found for found in fast.runs if found.task == SPEED.name]
+    _, markdown, _ = write(tmp_path, fast, tasks=(SPEED,))
+    summary = markdown[markdown.index("## TL;DR") : markdown.index("## Hardware")]
+    verdict = markdown[markdown.index("## Verdict") : markdown.index("## Quick reference")]
+    assert "coding" not in (summary + verdict).lower()
+    assert "tool calls" not in (summary + verdict).lower()
+
+
+def test_what_is_folded_is_printed(tmp_path):
+    html, _, _ = write(tmp_path, target())
+    printed = html[html.index("@media print") :]
+    assert "details::details-content { content-visibility: visible;" in printed
+    assert "details:not([open])" not in printed
 
 
 def test_stand_in_weights_are_said_plainly(tmp_path):
@@ -326,6 +381,14 @@ def test_the_suite_tells_malformed_from_abstained_and_shows_what_failed(tmp_path
     _, markdown, _ = write(tmp_path, first, second)
     assert "| second | 1 | 0 | 0 | 1.000 | no difference shown |" in markdown
     assert "| The right one of four tools | 0 of 1 (0% to 79%) | — |" in markdown
+
+
+def test_a_conversation_that_a_server_failed_is_a_limitation(tmp_path):
+    failing = target()
+    failing.cases = [grade_case(find("single", 1), [Reply(Answer(), Times(), None, None, error="HTTP 500: oh")])]
+    _, markdown, _ = write(tmp_path, failing)
+    assert "**Failed conversations.** tiny: 1 of 1 of the tool suite ended early, the first: HTTP 500: oh" in markdown
+    assert "Every run counts" not in markdown
 
 
 def test_gaps_between_pieces_are_shown(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pytest
@@ -44,6 +45,19 @@ def test_what_was_written_is_read_again(store):
     assert first.props == {"n_ctx": 5}
     assert first.runs == [run(0), run(1), run(2)]
     assert (second.label, second.runs) == ("a", [])
+
+
+def test_the_manifest_tells_servers_apart(store):
+    first = store.results.targets[0]
+    first.url, first.engine, first.command = "http://x", "Stride", ["python", "-m", "stride", "serve"]
+    first.props = {"build_info": "stride-1", "n_ctx": 5, "chat_template": "{{ x }}"}
+    store.connected(first)
+    told = Store.open(store.folder).manifest.servers
+    assert list(told) == ["x"]
+    assert told["x"]["command"] == ["stride", "serve"]
+    assert (told["x"]["build"], told["x"]["n_ctx"], told["x"]["model_hash"]) == ("stride-1", 5, None)
+    assert told["x"]["template_hash"] == hashlib.sha256(b"{{ x }}").hexdigest()
+    assert not list(store.folder.glob("*.new"))
 
 
 def test_keys_are_never_written(store):

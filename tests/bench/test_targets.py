@@ -106,6 +106,17 @@ def test_another_server_is_launched_on_a_free_port_and_stopped(tmp_path):
     assert not psutil.pid_exists(pid)
 
 
+def test_what_a_shell_started_ends_with_it(tmp_path):
+    program = tmp_path / "server.py"
+    program.write_text(SERVER.replace('("127.0.0.1", 0)', '("127.0.0.1", int(sys.argv[1]))'))
+    with Launched(f"sh -c '{sys.executable} {program} {{port}} & wait'").connect(lambda text: None) as endpoint:
+        assert endpoint.process is not None
+        [server] = endpoint.process.children()
+        assert server.is_running()
+    server.wait(5)
+    assert not server.is_running()
+
+
 def test_what_cannot_be_launched_is_named():
     for line in ("server --port 80", "", "'unfinished {port}"):
         with pytest.raises(RequestError) as caught:

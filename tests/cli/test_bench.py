@@ -46,6 +46,16 @@ def test_the_demo_model_end_to_end(tmp_path):
     assert "speed 1:" in done.stderr
 
 
+def test_only_some_tests(tmp_path):
+    done = stride_bench("--test", "speed", "--test", "warm", "--repeats", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (target,) = json.loads((tmp_path / "stride-report" / "report.json").read_text("utf-8"))["targets"]
+    assert [run["task"] for run in target["runs"]] == ["warm-up", "speed", "warm", "speed", "warm"]
+    assert target["cases"] == []
+    assert "about 7 requests" in done.stderr
+    assert "from here, if all repeats are like the first" in done.stderr
+
+
 def test_a_dead_address_fails_and_is_reported(tmp_path):
     done = stride_bench("--url", "http://127.0.0.1:9", "--out", "here", cwd=tmp_path)
     assert done.returncode == 1
@@ -66,7 +76,10 @@ def test_a_missing_model_fails_and_the_others_are_measured(tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_interrupted_leaves_a_partial_report_from_which_it_goes_on(tmp_path, how):
-    with subprocess.Popen(BENCH, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    command = [*BENCH, "--max-tokens-coding", "40", "--time-limit", "600"]  # however slow the machine
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             assert process.stderr
             while "speed 1" not in process.stderr.readline():
@@ -123,6 +136,7 @@ def test_stored_answers_are_graded_again_and_a_manifest_is_measured_again(tmp_pa
         (("--require", "beauty>=1"), "'beauty>=1' is no requirement"),
         (("--resume", "nowhere"), "nowhere holds no measurement"),
         (("--quick", "--full"), "only one of --quick"),
+        (("--test", "sped"), "quick has no test 'sped': it has speed, coding, tools,"),
     ],
 )
 def test_what_cannot_be_done_is_said_at_once(tmp_path, arguments, said):

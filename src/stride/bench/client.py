@@ -106,6 +106,20 @@ def error_text(text: str) -> str:
     return " ".join(str(message).split())[:300]
 
 
+def sound(value: Any) -> Any:
+    """JSON whose text can be written down: halves of a surrogate pair, which servers may cut apart, are joined, and
+    replaced where the other half is missing.
+    """
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case Mapping():
+            return {sound(key): sound(item) for key, item in value.items()}
+        case list():
+            return [sound(item) for item in value]
+    return value
+
+
 class EventParser:
     """Server-sent events from bytes cut anywhere: LF, CRLF or CR, comments, several data lines."""
 
@@ -178,10 +192,11 @@ class Recorder:
         error = error or self._error
         if error is None and not self._done and self._finish_reason is None:
             error = "the stream ended before the answer did"
-        calls = tuple(ToolCall(c.id, c.name, c.arguments) for _, c in sorted(self._calls.items()))
-        answer = Answer("".join(self._content), "".join(self._reasoning), calls, self._finish_reason)
+        calls = tuple(ToolCall(sound(c.id), sound(c.name), sound(c.arguments)) for _, c in sorted(self._calls.items()))
+        content, reasoning = sound("".join(self._content)), sound("".join(self._reasoning))
+        answer = Answer(content, reasoning, calls, sound(self._finish_reason))
         times = Times(**self._times, end=now - self.sent)
-        return Reply(answer, times, self._usage, self._timings, tuple(self._arrivals), error)
+        return Reply(answer, times, sound(self._usage), sound(self._timings), tuple(self._arrivals), sound(error))
 
     def _take_guarded(self, at: float, data: str) -> None:
         try:
@@ -192,16 +207,16 @@ class Recorder:
     def _take(self, at: float, payload: dict[str, Any]) -> None:
         if payload.get("error"):
             self._error = self._error or error_text(json.dumps(payload))
-        self._usage = payload.get("usage") or self._usage
-        self._timings = payload.get("timings") or self._timings
+        self._usage = _object(payload.get("usage")) or self._usage
+        self._timings = _object(payload.get("timings")) or self._timings
         for choice in payload.get("choices") or ():
             delta = choice.get("delta") or {}
             reasoning = delta.get("reasoning_content") or delta.get("reasoning")
             content, calls = delta.get("content"), delta.get("tool_calls")
             if reasoning:
-                self._reasoning.append(reasoning)
+                self._reasoning.append(_text(reasoning))
             if content:
-                self._content.append(content)
+                self._content.append(_text(content))
             for call in calls or ():
                 self._take_call(call)
             if content or calls:
@@ -211,7 +226,7 @@ class Recorder:
                 self._times.setdefault("first_token", at)
                 self._times["last_token"] = at
             if choice.get("finish_reason"):
-                self._finish_reason = choice["finish_reason"]
+                self._finish_reason = _text(choice["finish_reason"])
                 self._times["last_token"] = at
 
     def _take_call(self, delta: Mapping[str, Any]) -> None:
@@ -219,7 +234,19 @@ class Recorder:
         index = delta.get("index")
         call = self._calls.setdefault(len(self._calls) if index is None else index, _Call())
         function = delta.get("function") or {}
-        call.id = call.id or delta.get("id") or ""
+        call.id = call.id or _text(delta.get("id") or "")
         call.name += function.get("name") or ""
         arguments = function.get("arguments") or ""
         call.arguments += arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.100} is no text")
+    return value
+
+
+def _object(value: Any) -> Mapping[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
+        raise TypeError(f"{value!r:.100} is no object")
+    return value

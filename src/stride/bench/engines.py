@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from stride.bench.client import Recorder, Reply, ask
+from stride.bench.client import Recorder, Reply, ask, sound
 from stride.types import ToolCall
 
 Json: TypeAlias = Mapping[str, Any]
@@ -103,9 +103,11 @@ class OllamaRecorder(Recorder):
             n_prompt, n_generated = payload.get("prompt_eval_count") or 0, payload.get("eval_count") or 0
             translated["usage"] = {"prompt_tokens": n_prompt, "completion_tokens": n_generated}
             prompt, generation = payload.get("prompt_eval_duration") or 0, payload.get("eval_duration") or 0
+            # Its clock starts with the first token, which it counts, as llama-server's does.
             translated["timings"] = {
                 "prompt_per_second": 1e9 * n_prompt / prompt if prompt else None,
-                "predicted_per_second": 1e9 * n_generated / generation if generation else None,
+                "predicted_n": n_generated,
+                "predicted_ms": generation / 1e6,
             }
         super()._take(at, translated)
 
@@ -234,4 +236,4 @@ def _json(http: httpx.Client, url: str) -> Json:
         found = http.get(url).raise_for_status().json()
     except (httpx.HTTPError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return sound(found) if isinstance(found, dict) else {}

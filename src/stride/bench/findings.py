@@ -12,15 +12,15 @@ import numpy as np
 
 from stride.bench import figures as fig
 from stride.bench.blocks import plain
+from stride.bench.compare import TOLERANCE
 from stride.bench.graders import NOT_RUN, SANDBOX, Grade
-from stride.bench.results import Results, Run, TargetResult
-from stride.bench.statistics import Summary, summarize
+from stride.bench.results import TOLERATED, Results, Run, TargetResult
+from stride.bench.statistics import CONFIDENCE, Summary, ratio, summarize
 from stride.bench.suite.play import CaseResult
 from stride.bench.suite.tally import is_malformed, total
 from stride.bench.tasks import CODING, POST_TASKS, SPEED, TOOL_CALLS, Task
 
 STEADY = 0.05
-AGREEMENT = 0.05
 FOOTPRINT = 0.03
 FEW_REPEATS = 5
 STAND_IN = re.compile(r"untrained|seeded|random weights|synthetic|stride demo", re.I)
@@ -77,9 +77,19 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 def generation_rate(target: TargetResult) -> float | None:
-    """Median tok/s at the client in the speed test, as the post's table has it."""
-    found = figure(target, SPEED.name, "decode_rate")
+    """Median tok/s in the speed test, as the post's table has it."""
+    found = figure(target, SPEED.name, "generation_rate")
     return found.median if found else None
+
+
+def unseen(target: TargetResult) -> list[Run]:
+    """Runs of the speed test whose tokens the client did not see pass."""
+    return [run for run in target.counted(SPEED.name) if run.decode_rate is None and run.completion_tokens != 1]
+
+
+def source_of_generation(target: TargetResult) -> str:
+    """Whose figure the generation speed is, where it is not the client's."""
+    return " (server's figure)" if unseen(target) and generation_rate(target) is not None else ""
 
 
 def coding_grades(target: TargetResult) -> list[Grade]:
@@ -141,12 +151,17 @@ def headline(target: TargetResult, results: Results) -> str:
     if not target.measured:
         return f"{name} was not measured: {plain(_first_fault(target) or 'no run was finished')}"
     rates, source = prompt_rates(target, results)
-    parts = [
-        f"**{fig.rate(generation_rate(target))} tok/s** generation",
-        f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)",
-        f"coding {coding_score(target)}",
-        f"tool calls {tool_score(target)}",
-    ]
+    parts = []
+    if target.counted(SPEED.name):
+        rate = generation_rate(target)
+        said = f"**{fig.rate(rate)} tok/s** generation" if rate is not None else "generation speed not measurable"
+        parts.append(said + source_of_generation(target))
+    if rates:
+        parts.append(f"{fig.span(rates, fig.rate)} tok/s prompt processing ({source}'s figure)")
+    if target.counted(CODING.name):
+        parts.append(f"coding {coding_score(target)}")
+    if target.counted(TOOL_CALLS.name):
+        parts.append(f"tool calls {tool_score(target)}")
     if target.cases:
         parts.append(f"tool suite {suite_score(target)}")
     if target.memory is not None:
@@ -159,16 +174,17 @@ def works(results: Results) -> Iterator[str]:
     for target in results.targets:
         name, counted = plain(target.label), [run for run in target.runs if run.counted]
         attempted = sum(run.repeat > 0 for run in target.runs)
-        if counted and len(counted) == attempted:
-            yield f"**Every run counts.** {name}: {len(counted)} requests, none failed."
-        speed = figure(target, SPEED.name, "decode_rate")
+        if counted and len(counted) == attempted and not any(case.fault for case in target.cases):
+            suite = f" and {len(target.cases)} conversations" if target.cases else ""
+            yield f"**Every run counts.** {name}: {len(counted)} requests{suite}, none failed."
+        speed = figure(target, SPEED.name, "generation_rate")
         if speed and speed.variation is not None and speed.variation <= STEADY:
             yield (
                 f"**Steady generation.** {name}: {fig.rate(speed.median)} tok/s, varying by "
                 f"{fig.percent(speed.variation)} over {speed.n} repeats."
             )
         gap = disagreement(target)
-        if gap is not None and abs(gap) <= AGREEMENT:
+        if gap is not None and abs(gap) <= TOLERATED:
             yield f"**Client and server agree** on {name}'s generation speed within {fig.percent(abs(gap))}."
         outcomes = tool_outcomes(target)
         if outcomes and outcomes["pass"] == outcomes.total():
@@ -221,8 +237,12 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
     faults = Counter(run.fault for run in target.runs if run.fault)
     for fault, times in faults.items():
         yield f"**Failed runs.** {name}: {times} of {len(target.runs)}: {plain(fault)}"
+    broken = [case.fault for case in target.cases if case.fault]
+    if broken:
+        share = fig.of(len(broken), len(target.cases))
+        yield f"**Failed conversations.** {name}: {share} of the tool suite ended early, the first: {plain(broken[0])}"
     for task in (SPEED, CODING, TOOL_CALLS):
-        found = figure(target, task.name, "decode_rate")
+        found = figure(target, task.name, "generation_rate")
         if found and found.drift is not None:
             yield f"**Drift.** {name}, {task.title.lower()}: {fig.percent(found.drift)} from first repeat to last."
         elif found and found.variation is not None and found.variation > STEADY:
@@ -233,8 +253,14 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
             f"**Tokens recounted.** {name}: the server sent no usage with {fig.of(recounted, len(target.runs))} "
             "answers; their tokens were counted in a second request, or by the server's tokenizer."
         )
+    bursts, runs = unseen(target), target.counted(SPEED.name)
+    if bursts:
+        known = any(run.server_decode_rate is not None for run in bursts)
+        instead = "the speeds are the server's own" if known else "their generation speed is not measurable"
+        share = fig.of(len(bursts), len(runs))
+        yield f"**Sent in bursts or at once.** {name}: {share} answers of the speed test; {instead}."
     gap = disagreement(target)
-    if gap is not None and abs(gap) > AGREEMENT:
+    if gap is not None and abs(gap) > TOLERATED:
         yield f"**Client and server disagree** on {name}'s generation speed by {fig.percent(abs(gap))}."
     coding = target.counted(CODING.name)
     cut = sum(run.reply.answer.finish_reason == "length" for run in coding)
@@ -256,31 +282,51 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
 def verdict(results: Results) -> Iterator[str]:
     """The same for each target: how long the post's coding answer takes, and what was right."""
     for target in results.targets:
-        found = figure(target, CODING.name, "decode_rate") or figure(target, SPEED.name, "decode_rate")
+        found = figure(target, CODING.name, "generation_rate") or figure(target, SPEED.name, "generation_rate")
         if found is None:
             continue
         text = (
             f"**{plain(target.label)}**: at {fig.rate(found.median)} tok/s, 2,000 tokens take "
-            f"{fig.seconds(2000 / found.median)}. "
+            f"{fig.seconds(2000 / found.median)}."
         )
         if stand_in(target):
-            yield text + "Its answers are not judged: the weights are a stand-in, only speed and memory are real."
+            yield text + " Its answers are not judged: the weights are a stand-in, only speed and memory are real."
             continue
-        text += f"Coding: {coding_score(target)} in the median. Tool calls: {tool_score(target)}."
+        if target.counted(CODING.name):
+            text += f" Coding: {coding_score(target)} in the median."
+        if target.counted(TOOL_CALLS.name):
+            text += f" Tool calls: {tool_score(target)}."
         yield text + (f" Tool suite: {suite_score(target)}." if target.cases else "")
     ranked = sorted(
-        ((rate, target.label) for target in results.targets if (rate := generation_rate(target)) is not None),
+        (target for target in results.targets if generation_rate(target) is not None),
+        key=lambda target: generation_rate(target) or 0.0,
         reverse=True,
     )
     if len(ranked) > 1:
-        (best, first), (worst, last) = ranked[0], ranked[-1]
-        yield f"Fastest to slowest generation: {plain(first)} is {best / worst:.2f}× as fast as {plain(last)}."
+        yield _race(ranked[0], ranked[-1])
+
+
+def _race(first: TargetResult, last: TargetResult) -> str:
+    """The fastest and the slowest generation, and whether that is a difference at all."""
+    found = ratio(*(target.values(SPEED.name, "generation_rate") for target in (first, last)))
+    assert found is not None
+    text = f"Fastest to slowest generation: {plain(first.label)} is {found.median:.2f}× as fast as {plain(last.label)}"
+    if found.n < 2:
+        return f"{text}, by one answer of each."
+    said = "" if found.low > 1 + TOLERANCE else ": no difference shown"
+    return f"{text} ({CONFIDENCE:.0%} interval {fig.interval(found, fig.times)}){said}."
 
 
 def disagreement(target: TargetResult) -> float | None:
-    """Client's over server's generation rate in the speed test, less one."""
-    client, server = (figure(target, SPEED.name, name) for name in ("decode_rate", "server_decode_rate"))
-    return client.median / server.median - 1 if client and server else None
+    """Client's over server's generation rate of one answer, less one: the median over the speed test."""
+    gaps = summarize(agreement(target.counted(SPEED.name)))
+    return gaps.median if gaps else None
+
+
+def agreement(runs: Sequence[Run]) -> list[float]:
+    """Client's over server's generation rate, less one, of each answer that both have one of."""
+    rates = ((run.decode_rate, run.server_decode_rate) for run in runs)
+    return [client / server - 1 for client, server in rates if client and server]
 
 
 def _usually_missed(runs: list[Run]) -> list[str]:

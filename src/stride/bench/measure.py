@@ -15,11 +15,12 @@ from typing import Protocol
 import psutil
 
 from stride.bench.memory import MemorySampler
+from stride.bench.plan import Plan
 from stride.bench.results import Results, Run, TargetResult
 from stride.bench.servers import Endpoint, TargetError
 from stride.bench.statistics import summarize
 from stride.bench.suite.case import Case
-from stride.bench.suite.play import CaseResult, over_http, play
+from stride.bench.suite.play import MAX_TOKENS, CaseResult, over_http, play
 from stride.bench.targets import Target
 from stride.bench.tasks import WARM_UP, Graders, Task
 
@@ -38,8 +39,8 @@ class Watch(Protocol):
     def connected(self, target: TargetResult) -> None:
         """A target is up, or could not be reached; said again when its memory is known."""
 
-    def estimated(self, seconds: float) -> None:
-        """How long the planned repeats will take at most, as the warm-up lets one expect."""
+    def estimated(self, seconds: float, at_most: bool) -> None:
+        """How long the planned repeats will take from here: at most, after the warm-up; about, after the first."""
 
     def finished(self, run: Run) -> None:
         """A run is over, well or not."""
@@ -83,16 +84,23 @@ def _measure_group(
         for station in stations:
             watch.connected(station.result)
             station.warm_up()
-        watch.estimated(sum(plan.repeats * station.seconds(task) for station in stations for task in plan.tasks))
+        watch.estimated(_longest(stations, plan), at_most=True)
+        goes_on = any(run.repeat for station in stations for run in station.result.runs)
         for repeat in range(1, plan.most_repeats + 1):
             repeat_began = time.perf_counter()
+            in_turn = _in_turn(stations, repeat)
             for task in plan.tasks if repeat <= plan.repeats else _still_wide(stations, plan.tasks):
-                for station in stations:
+                for station in in_turn:
                     station.run(task, repeat)
+            tests_over = time.perf_counter()
             for case in plan.cases(repeat):
-                for station in stations:
+                for station in in_turn:
                     station.play(case)
             now = time.perf_counter()
+            if repeat == 1 < plan.repeats and not goes_on:
+                tests, suite = tests_over - repeat_began, now - tests_over
+                expected = (plan.repeats - 1) * tests + max(0, plan.suite_seeds - 1) * suite
+                watch.estimated(_within(plan, expected, now - began), at_most=False)
             if plan.seconds is not None and (now - began) + (now - repeat_began) > plan.seconds:
                 results.time_is_up = repeat < plan.repeats
                 break
@@ -100,11 +108,30 @@ def _measure_group(
             watch.connected(station.result)
 
 
+def _in_turn(stations: Sequence[_Station], repeat: int) -> Sequence[_Station]:
+    """Another one begins each repeat: whoever always came first would always find what the last one left."""
+    first = (repeat - 1) % max(1, len(stations))
+    return [*stations[first:], *stations[:first]]
+
+
+def _longest(stations: Sequence[_Station], plan: Plan) -> float:
+    """Seconds that all planned repeats take if every answer is as long as it may be."""
+    first = sum(station.seconds(task) for station in stations for task in plan.tasks)
+    cases = [case for repeat in range(1, plan.suite_seeds + 1) for case in plan.cases(repeat)]
+    suite = sum(station.case_seconds(case) for station in stations for case in cases)
+    return max(first, _within(plan, plan.repeats * first + suite, 0.0))
+
+
+def _within(plan: Plan, seconds: float, spent: float) -> float:
+    """No more than the plan has time for, after what was spent."""
+    return seconds if plan.seconds is None else min(seconds, max(0.0, plan.seconds - spent))
+
+
 def _still_wide(stations: Sequence[_Station], tasks: Sequence[Task]) -> Iterator[Task]:
     """The timed tasks whose generation speed is not known well yet, of any target."""
     for task in tasks:
         for station in stations:
-            found = summarize(station.result.values(task.name, "decode_rate"))
+            found = summarize(station.result.values(task.name, "generation_rate"))
             if found is not None and (found.high - found.low) / 2 > NARROW * found.median:
                 yield task
                 break
@@ -131,11 +158,16 @@ class _Station:
     def seconds(self, task: Task) -> float:
         """How long a task will take at most, going by the warm-up; 0 where it is unknown."""
         warm_up = self.result.runs[-1]
-        prompt, decode = warm_up.prompt_rate, warm_up.decode_rate
+        prompt, decode = warm_up.prompt_rate, warm_up.generation_rate
         n_prompt = task.depth + self.tokens_per_word * len(task.prompt.split())
         if not prompt or not decode or not self._fits(task):
             return 0.0
         return task.n_requests * (n_prompt / prompt + task.max_tokens / decode)
+
+    def case_seconds(self, case: Case) -> float:
+        """The same of a conversation, which goes by what it may generate: its prompts are short."""
+        decode = self.result.runs[-1].generation_rate
+        return len(case.steps) * MAX_TOKENS / decode if decode else 0.0
 
     def run(self, task: Task, repeat: int) -> None:
         if self.result.has(task.name, repeat) or not self._fits(task):
@@ -148,7 +180,7 @@ class _Station:
             return
         self.watch.status(f"{self.result.label}: tool suite, {case.kind}, seed {case.seed}")
         result = play(case, over_http(self.endpoint.http, self.endpoint.url, self.endpoint.model))
-        self.result.cases.append(result)
+        self.result.add_case(result)
         self.watch.played(self.result, result)
 
     def _fits(self, task: Task) -> bool:

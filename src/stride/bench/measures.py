@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stride.bench import figures as fig
 from stride.bench.results import Results, TargetResult
@@ -19,7 +20,8 @@ OUTCOME_VALUES = {"pass": 1.0, "partial": 0.5, "fail": 0.0}
 class Measure:
     """A figure by its key: values of one target, one for each repeat, in order; empty where it was not measured.
 
-    ``summarize`` makes one of them: the median, or for ``passes`` (1.0 and 0.0) their rate.
+    ``summarize`` makes one of them: the median, or for ``passes`` (1.0 and 0.0) their rate; no interval goes beyond
+    ``most``.
     """
 
     key: str
@@ -28,12 +30,14 @@ class Measure:
     write: Callable[[float | None], str]
     higher_is_better: bool = True
     passes: bool = False
+    most: float = math.inf
 
     def summary(self, target: TargetResult) -> Summary | None:
         return self.summarize(self.values(target))
 
     def summarize(self, values: Sequence[float]) -> Summary | None:
-        return _rate(values) if self.passes else summarize(values)
+        found = _rate(values) if self.passes else summarize(values)
+        return found and replace(found, high=min(found.high, self.most))
 
 
 def _prompt_rates(target: TargetResult) -> list[float]:
@@ -82,11 +86,11 @@ def _rate(values: Sequence[float]) -> Summary | None:
 MEASURES = {
     measure.key: measure
     for measure in (
-        Measure("generation", "Generation, tok/s", lambda t: t.values(SPEED.name, "decode_rate"), fig.rate),
+        Measure("generation", "Generation, tok/s", lambda t: t.values(SPEED.name, "generation_rate"), fig.rate),
         Measure("prompt", "Prompt processing, tok/s", _prompt_rates, fig.rate),
         Measure("first_token", "First token, s", _first_tokens, fig.seconds, higher_is_better=False),
-        Measure("coding", "Coding, points", _coding, _points),
-        Measure("tools", "Post's tool calls, share", _tools, fig.percent),
+        Measure("coding", "Coding, points", _coding, _points, most=5.0),
+        Measure("tools", "Post's tool calls, share", _tools, fig.percent, most=1.0),
         Measure("suite", "Tool suite, passed", _suite, fig.percent, passes=True),
         Measure("memory", "Memory, GiB", _memory, _gib, higher_is_better=False),
     )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from stride.bench.suite.case import Case
 from stride.bench.suite.kinds import KINDS
 from stride.bench.tasks import CODING, POST_TASKS, WARM, Task, deep
+from stride.errors import RequestError
+
+SUITE = "suite"
+"""What the tool suite is asked for by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +31,9 @@ class Plan:
 
     @property
     def n_requests(self) -> int:
-        """Of each target, at least."""
-        return 1 + self.repeats * sum(task.n_requests for task in self.tasks) + len(KINDS) * self.suite_seeds
+        """Of each target, if every conversation of the suite goes to its end and nothing is repeated more often."""
+        suite = sum(len(case.steps) for repeat in range(1, self.suite_seeds + 1) for case in self.cases(repeat))
+        return 1 + self.repeats * sum(task.n_requests for task in self.tasks) + suite
 
     def cases(self, repeat: int) -> list[Case]:
         """The suite's conversations of a repeat."""
@@ -49,3 +55,16 @@ def with_coding_tokens(plan: Plan, max_tokens: int) -> Plan:
     """The plan with another token limit of the coding test."""
     tasks = tuple(replace(task, max_tokens=max_tokens) if task.name == CODING.name else task for task in plan.tasks)
     return replace(plan, tasks=tasks)
+
+
+def with_only(plan: Plan, names: Collection[str]) -> Plan:
+    """The plan with these of its tests alone, in its order; ``suite`` is the tool suite.
+
+    Raises:
+        RequestError: it has no such test; says which it has.
+    """
+    known = [*(task.name for task in plan.tasks), SUITE]
+    if unknown := [name for name in names if name not in known]:
+        raise RequestError(f"{plan.level} has no test {unknown[0]!r}: it has {', '.join(known)}", field="test")
+    tasks = tuple(task for task in plan.tasks if task.name in names)
+    return replace(plan, tasks=tasks, suite_seeds=plan.suite_seeds if SUITE in names else 0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from stride.bench.client import Reply
@@ -14,6 +17,12 @@ from stride.bench.servers import ModelFile
 from stride.bench.suite.case import Case
 from stride.bench.suite.play import CaseResult
 from stride.bench.tasks import Task
+
+MOST_TOKENS = 1 << 40
+TOLERATED = 0.05
+"""Of a rate: what it may be off by and still be called the same."""
+APART = 0.1
+"""Of the mean time of a token: pieces closer than this came together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +57,9 @@ class Run:
 
     @property
     def cached_tokens(self) -> int:
-        details = (self.reply.usage or {}).get("prompt_tokens_details") or {}
-        return details.get("cached_tokens") or (self.reply.timings or {}).get("cache_n") or 0
+        details = (self.reply.usage or {}).get("prompt_tokens_details")
+        told = details.get("cached_tokens") if isinstance(details, Mapping) else None
+        return _tokens(told) or _tokens((self.reply.timings or {}).get("cache_n")) or 0
 
     @property
     def recounted(self) -> bool:
@@ -60,13 +70,22 @@ class Run:
     def decode_rate(self) -> float | None:
         """Tokens per second at the client: n - 1 tokens from the first arrival to the last.
 
-        None for an answer that came in one piece, as some servers send tool calls: nobody saw its tokens pass.
+        None where nobody saw the tokens pass: the answer came in one piece or in bursts, or faster than the server says
+        that it made it.
         """
         n, times = self.completion_tokens, self.reply.times
-        if n is None or n < 2 or len(self.reply.arrivals) < 2 or times.first_token is None or times.last_token is None:
+        if n is None or n < 2 or times.first_token is None or times.last_token is None:
             return None
-        seconds = times.last_token - times.first_token
-        return (n - 1) / seconds if seconds > 0 else None
+        seconds, made = times.last_token - times.first_token, self.server_decode_rate
+        if seconds <= 0 or _lost_in_bursts(n, seconds, self.reply.arrivals) > TOLERATED:
+            return None
+        rate = (n - 1) / seconds
+        return rate if made is None or rate <= (1 + TOLERATED) * made else None
+
+    @property
+    def generation_rate(self) -> float | None:
+        """Tokens per second: the client's, or the server's own where the client cannot tell."""
+        return self.server_decode_rate if self.decode_rate is None else self.decode_rate
 
     @property
     def prompt_rate(self) -> float | None:
@@ -76,6 +95,15 @@ class Run:
 
     @property
     def server_decode_rate(self) -> float | None:
+        """The server's own, meant as the client's: of n tokens in so many milliseconds the first belongs to the prompt.
+
+        Many servers' tokens per second count it (llama-server's did until 2026), which flatters short answers. Where
+        only the rate is told it is taken as it is.
+        """
+        timings = self.reply.timings or {}
+        n, milliseconds = timings.get("predicted_n"), timings.get("predicted_ms")
+        if isinstance(n, int) and isinstance(milliseconds, int | float) and milliseconds > 0:
+            return 1e3 * (n - 1) / milliseconds if n > 1 else None
         return self._server_rate("predicted_per_second")
 
     @property
@@ -84,8 +112,7 @@ class Run:
 
     def _count(self, usage_key: str, timings_key: str) -> int | None:
         """From the server's usage, or its timings where it sends no usage; never from chunks."""
-        count = (self.reply.usage or {}).get(usage_key, (self.reply.timings or {}).get(timings_key))
-        return count if isinstance(count, int) else None
+        return _tokens((self.reply.usage or {}).get(usage_key, (self.reply.timings or {}).get(timings_key)))
 
     def _server_rate(self, key: str) -> float | None:
         rate = (self.reply.timings or {}).get(key)
@@ -116,6 +143,17 @@ class TargetResult:
     error: str | None = None
 
     @property
+    def typed(self) -> Sequence[str]:
+        """The command as one would type it: Stride by its name, wherever its Python lies."""
+        return ["stride", *self.command[3:]] if list(self.command[1:3]) == ["-m", "stride"] else self.command
+
+    @property
+    def template_hash(self) -> str | None:
+        """SHA-256 of the chat template, where the server tells it."""
+        template = self.props.get("chat_template")
+        return hashlib.sha256(str(template).encode()).hexdigest() if template else None
+
+    @property
     def measured(self) -> bool:
         return any(run.counted for run in self.runs)
 
@@ -128,17 +166,21 @@ class TargetResult:
     @property
     def n_ctx(self) -> int | None:
         """Tokens that a request may have, as the server tells it."""
-        settings = self.props.get("default_generation_settings") or {}
-        found = settings.get("n_ctx") or self.props.get("n_ctx")
+        settings = self.props.get("default_generation_settings")
+        found = (settings.get("n_ctx") if isinstance(settings, Mapping) else None) or self.props.get("n_ctx")
         return found if isinstance(found, int) and found > 0 else None
 
     def has(self, task: str, repeat: int) -> bool:
-        """Whether a run is over already: what was interrupted goes on from there."""
-        return any(run.task == task and run.repeat == repeat for run in self.runs)
+        """Whether a run is over, and well: what was interrupted goes on from there, what failed is tried again."""
+        return any(run.task == task and run.repeat == repeat and run.fault is None for run in self.runs)
 
     def has_case(self, case: Case) -> bool:
-        """Whether a conversation of the suite has been played."""
-        return any((played.kind, played.seed) == (case.kind, case.seed) for played in self.cases)
+        """Whether a conversation of the suite has been played to its end."""
+        return any((c.kind, c.seed, c.fault) == (case.kind, case.seed, None) for c in self.cases)
+
+    def add_case(self, case: CaseResult) -> None:
+        """Add a conversation; it takes the place of the same one's that failed before."""
+        self.cases = [c for c in self.cases if (c.kind, c.seed) != (case.kind, case.seed)] + [case]
 
     def counted(self, task: str) -> list[Run]:
         return [run for run in self.runs if run.task == task and run.counted]
@@ -169,3 +211,20 @@ class Results:
     @property
     def repeats(self) -> int:
         return self.plan.repeats
+
+
+def _tokens(count: object) -> int | None:
+    """What a server says of tokens, if it can be that."""
+    return count if isinstance(count, int) and 0 <= count < MOST_TOKENS else None
+
+
+def _lost_in_bursts(n: int, seconds: float, arrivals: Sequence[float]) -> float:
+    """By how much a first burst falsifies the rate of ``n`` tokens, of which the last came ``seconds`` after the first.
+
+    Its b tokens were made before it came, but b - 1 of them count as if they came later, in the time of n - b. Pieces
+    are taken to hold equally many tokens. Later bursts do no harm: what they hold was made since the first.
+    """
+    together = APART * seconds / (n - 1)
+    first = next((i for i, (a, b) in enumerate(pairwise(arrivals), 1) if b - a > together), len(arrivals))
+    size = max(1.0, n * first / len(arrivals)) if arrivals else n
+    return (size - 1) / (n - size) if size < n else math.inf

@@ -13,7 +13,7 @@ from stride.bench.suite.tally import is_malformed
 
 RUN_FIGURES = (
     *("counted", "prompt_tokens", "completion_tokens", "cached_tokens", "recounted"),
-    *("decode_rate", "prompt_rate", "server_decode_rate", "server_prompt_rate"),
+    *("generation_rate", "decode_rate", "prompt_rate", "server_decode_rate", "server_prompt_rate"),
 )
 """Properties of `Run`: tokens, and tokens per second."""
 TIMES = ("first_byte", "first_token", "first_answer", "last_token", "end")

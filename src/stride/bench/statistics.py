@@ -41,10 +41,11 @@ def summarize(values: Sequence[float]) -> Summary | None:
     if not values:
         return None
     array = np.asarray(values, np.float64)
-    low, high = _interval(_medians(array, seed=0))
+    median = float(np.median(array))
+    low, high = _interval(_medians(array, seed=0), median, array.size)
     mean = float(array.mean())
     variation = float(array.std(ddof=1)) / mean if array.size > 1 and mean else None
-    return Summary(array.size, float(np.median(array)), low, high, variation, _drift(array))
+    return Summary(array.size, median, low, high, variation, _drift(array))
 
 
 def ratio(values: Sequence[float], reference: Sequence[float]) -> Summary | None:
@@ -52,8 +53,9 @@ def ratio(values: Sequence[float], reference: Sequence[float]) -> Summary | None
     if not values or not reference:
         return None
     above, below = np.asarray(values, np.float64), np.asarray(reference, np.float64)
-    low, high = _interval(_medians(above, seed=0) / _medians(below, seed=1))
-    return Summary(min(above.size, below.size), float(np.median(above) / np.median(below)), low, high, None, None)
+    n, found = min(above.size, below.size), float(np.median(above) / np.median(below))
+    low, high = _interval(_medians(above, seed=0) / _medians(below, seed=1), found, n)
+    return Summary(n, found, low, high, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +93,22 @@ def _medians(values: FloatArray, seed: int) -> FloatArray:
     return medians
 
 
-def _interval(estimates: FloatArray) -> tuple[float, float]:
+def _interval(estimates: FloatArray, middle: float, n: int) -> tuple[float, float]:
+    """Percentiles of bootstrap estimates from ``n`` repeats, further from the middle the fewer they are; none below 0.
+
+    Resamples of few repeats vary too little, and by a spread that is itself not known well: 3 repeats' percentiles hold
+    the median in three measurements of four. Hesterberg's expanded percentile interval ("What Teachers Should Know
+    About the Bootstrap", 2015) makes up for both: by the square root of n / (n - 1), and by Student's t over the
+    normal's quantile. Nothing here is negative, so the interval is stretched in proportion, not by differences.
+    """
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(estimates, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = (float(end) for end in np.quantile(estimates, [tail, 1 - tail]))
+    if n < 2 or low <= 0:
+        return low, high
+    from scipy.special import stdtrit  # Student's t; a tenth of a second that other commands need not wait for
+
+    stretch = math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, 1 - tail)) / NormalDist().inv_cdf(1 - tail)
+    return middle * (low / middle) ** stretch, middle * (high / middle) ** stretch
 
 
 def _drift(values: FloatArray) -> float | None:

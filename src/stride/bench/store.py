@@ -6,7 +6,7 @@ for each target that was reached and each run that was over, so that what was in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,17 @@ MANIFEST, JOURNAL = "manifest.json", "runs.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is measured: ``command`` is what was typed, keys left out; ``machine`` has the ``date``."""
+    """What is measured: ``command`` is what was typed, keys left out; ``machine`` has the ``date``.
+
+    ``servers``: of each target that was reached, by its label, what answered there: versions, flags, hashes.
+    """
 
     command: Sequence[str]
     machine: dict[str, Any]
     targets: Sequence[TargetSpec]
     plan: Plan
     format: int = FORMAT
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,9 @@ class Store:
         """A new measurement; what the folder held of an earlier one is overwritten."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JOURNAL).write_text("", "utf-8")
-        (folder / MANIFEST).write_bytes(_MANIFEST.dump_json(manifest, indent=1))
-        return cls(folder, manifest)
+        store = cls(folder, manifest)
+        store._write_manifest()
+        return store
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -93,6 +98,9 @@ class Store:
     def connected(self, target: TargetResult) -> None:
         """Write down what is known of a target."""
         self._write(_Entry(self._index(target), target=_bare(target)))
+        if target.url:
+            self.manifest = replace(self.manifest, servers={**self.manifest.servers, target.label: _facts(target)})
+            self._write_manifest()
 
     def finished(self, run: Run) -> None:
         """Write down a run."""
@@ -131,6 +139,11 @@ class Store:
         [index] = [i for i, target in enumerate(self.results.targets) if target is wanted]
         return index
 
+    def _write_manifest(self) -> None:
+        whole = self.folder / f"{MANIFEST}.new"
+        whole.write_bytes(_MANIFEST.dump_json(self.manifest, indent=1))
+        whole.replace(self.folder / MANIFEST)
+
     def _write(self, entry: _Entry) -> None:
         with (self.folder / JOURNAL).open("ab") as journal:
             journal.write(_ENTRY.dump_json(entry) + b"\n")
@@ -153,12 +166,25 @@ class Store:
             if entry.time_is_up is not None:
                 self.results.time_is_up = entry.time_is_up
             if entry.case is not None:
-                target.cases.append(entry.case)
+                target.add_case(entry.case)
             if entry.target is not None:
                 self.results.targets[entry.index] = replace(entry.target, runs=target.runs, cases=target.cases)
         if rest:  # the program was ended in the middle of a line: that run is made again
             with path.open("rb+") as journal:
                 journal.truncate(path.stat().st_size - len(rest))
+
+
+def _facts(target: TargetResult) -> Mapping[str, Any]:
+    """What tells one server from another that was asked the same."""
+    return {
+        "engine": target.engine,
+        "build": target.props.get("build_info"),
+        "command": list(target.typed),
+        "n_ctx": target.n_ctx,
+        "model": target.model,
+        "model_hash": target.file.fingerprint if target.file else None,
+        "template_hash": target.template_hash,
+    }
 
 
 def _bare(target: TargetResult) -> TargetResult:

@@ -77,6 +77,14 @@ def command(
     full: Annotated[
         bool, typer.Option("--full", help="10 repeats, 30 where speeds vary; up to 65,536 tokens deep.")
     ] = False,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--test",
+            metavar="NAME",
+            help="Only this test: speed, coding, tools, warm, depth-1024, ..., suite; repeatable. Default: all.",
+        ),
+    ] = None,
     repeats: Annotated[
         int | None, typer.Option("--repeats", metavar="N", help="Runs per test, instead of the level's.", min=1)
     ] = None,
@@ -108,7 +116,7 @@ def command(
     from dataclasses import replace
 
     from stride.bench.measures import requirement
-    from stride.bench.plan import LEVELS, with_coding_tokens
+    from stride.bench.plan import LEVELS, with_coding_tokens, with_only
     from stride.bench.store import Manifest, Store
     from stride.bench.targets import Launched, ServedModel, TargetSpec, Url
 
@@ -125,6 +133,8 @@ def command(
         targets += [Launched(line) for line in launch or ()]
         level = wanted[0] if wanted else "standard" if targets else "quick"
         plan = with_coding_tokens(LEVELS[level], max_tokens_coding)
+        if test:
+            plan = with_only(plan, test)
         if repeats is not None:
             plan = replace(plan, repeats=repeats, most_repeats=repeats)
         if time_limit is not None:
@@ -151,7 +161,7 @@ def replay(
     if folder.resolve() == out.resolve():
         raise StrideError(f"{out} holds the measurement that is to be repeated: --out must be another folder")
     earlier = Store.open(folder).manifest
-    _measure(Store.create(out, replace(earlier, machine=_machine())), api_key, require, unsafe)
+    _measure(Store.create(out, replace(earlier, machine=_machine(), servers={})), api_key, require, unsafe)
 
 
 @app.command()
@@ -242,7 +252,7 @@ def _measure(store: Store, api_key: str | None, require: list[str] | None, unsaf
     repeats = f"{plan.repeats}" + (f" to {plan.most_repeats}" if plan.most_repeats > plan.repeats else "")
     what = f"{repeats} repeats of {len(plan.tasks)} tests"
     what += f", {plan.suite_seeds} of the tool suite" if plan.suite_seeds else ""
-    console.print(f"{plan.level}: {what}; {n_requests} requests or more")
+    console.print(f"{plan.level}: {what}; about {n_requests} requests")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers that were started are stopped, whoever ends it
     with _Watch(console, store, n_requests) as watch:
         measure(targets, store.results, watch, _graders(unsafe))
@@ -284,6 +294,7 @@ class _Watch:
 
         self._console = console
         self._store = store
+        self._n_requests = {task.name: task.n_requests for task in store.manifest.plan.tasks}
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -293,7 +304,12 @@ class _Watch:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=total)
+        done = sum(
+            sum(self._n_requests[run.task] for run in target.runs if run.repeat and run.fault is None)
+            + sum(_n_turns(case) for case in target.cases if case.fault is None)
+            for target in store.results.targets
+        )
+        self._task = self._bar.add_task("starting", total=total, completed=done)
 
     def __enter__(self) -> _Watch:
         self._bar.start()
@@ -308,28 +324,40 @@ class _Watch:
     def connected(self, target: TargetResult) -> None:
         self._store.connected(target)
 
-    def estimated(self, seconds: float) -> None:
+    def estimated(self, seconds: float, at_most: bool) -> None:
         shown = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
-        self._console.print(f"at most {shown} from here, if answers are as long as they may be")
+        if at_most:
+            self._console.print(f"{shown} from here, if every answer is as long as it may be")
+        else:
+            self._console.print(f"about {shown} from here, if all repeats are like the first")
 
     def finished(self, run: Run) -> None:
         from stride.bench.figures import rate, seconds
 
         self._store.finished(run)
-        self._bar.advance(self._task)
+        self._bar.advance(self._task, self._n_requests.get(run.task, 1))
         what = "warm-up" if run.repeat == 0 else f"{run.task} {run.repeat}"
         if run.fault is not None:
             line = f"failed: {run.fault}"
         else:
-            line = f"{rate(run.decode_rate)} tok/s, {run.completion_tokens} tokens in {seconds(run.reply.times.end)}"
+            line = (
+                f"{rate(run.generation_rate)} tok/s, {run.completion_tokens} tokens in {seconds(run.reply.times.end)}"
+            )
             line += f", {run.grade.score}" if run.grade else ""
         self._console.print(f"{run.target}, {what}: {line}", markup=False, soft_wrap=True)
 
     def played(self, target: TargetResult, case: CaseResult) -> None:
         self._store.played(target, case)
-        self._bar.advance(self._task)
+        self._bar.advance(self._task, _n_turns(case))
         said = f"failed: {case.fault}" if case.fault else case.grade.score
         self._console.print(f"{target.label}, {case.kind} {case.seed}: {said}", markup=False, soft_wrap=True)
+
+
+def _n_turns(case: CaseResult) -> int:
+    """Requests of a conversation that goes to its end."""
+    from stride.bench.suite.play import find
+
+    return len(find(case.kind, case.seed).steps)
 
 
 def _without_secrets(arguments: list[str]) -> list[str]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from stride.bench.client import Answer
-from stride.bench.graders import running
+from stride.bench.graders import NOT_RUN, running
 from stride.bench.graders.behaviour import ESSENTIAL, WEIGHTS
 from stride.bench.graders.coding import CodingGrader
 from stride.bench.graders.running import LOG
 from stride.bench.graders.static import INSTEAD_OF_RUNNING, READ
+from stride.bench.sandbox import SandboxError
 
 HERE = Path(__file__).parent
 GOOD = (HERE / "todo_answer.md").read_text("utf-8")
@@ -199,6 +200,24 @@ def test_what_is_not_kept_is_gone_after_a_restart(grader):
     )
     text = text.replace("from sqlalchemy import", "from sqlalchemy.pool import StaticPool\nfrom sqlalchemy import")
     assert failures(text, grader).keys() == {"Survives a restart"}
+
+
+@pytest.mark.parametrize("name", ["../main.py", "/etc/main.py", "main.py/main.py", f"{'x' * 300}.py"])
+def test_files_that_cannot_be_written_are_the_answers_fault(grader, name):
+    grade = grader(Answer(content=f"{GOOD}\n\n```python\n# {name}\nimport fastapi\n```\n"))
+    assert grade.outcome == "fail"
+    evidence = {check.name: check.evidence for check in grade.checks}
+    assert "cannot be written" in evidence["Starts"]
+
+
+def test_a_sandbox_that_fails_is_not_the_answers_fault(grader, monkeypatch):
+    def fails(*_: object) -> None:
+        raise SandboxError("it does not start")
+
+    monkeypatch.setattr(running.Workshop, "run", fails)
+    grade = grader(Answer(content=GOOD))
+    assert grade.outcome == "pass"
+    assert [check.evidence for check in grade.checks if check.name == NOT_RUN] == ["it does not start"]
 
 
 def test_without_packages_the_code_is_read_only(monkeypatch, tmp_path):

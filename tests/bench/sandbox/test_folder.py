@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from stride.bench.sandbox import Limits, SandboxError, read, workspace
+from stride.bench.sandbox import FilesError, Limits, SandboxError, read, workspace
 from stride.bench.sandbox.folder import broken, free_bytes, hand_over, remove
 
 
@@ -16,10 +16,18 @@ def test_workspace_has_its_files_and_is_gone_afterwards():
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../out", "a/../../out", "", ".", "a\0b"])
 def test_names_that_lead_out(name):
-    with pytest.raises(SandboxError, match="not a name inside"), workspace({name: "x"}):
+    with pytest.raises(FilesError, match="not a name inside"), workspace({name: "x"}):
         pass
     with workspace() as folder, pytest.raises(SandboxError, match="not a name inside"):
         read(folder, name)
+
+
+@pytest.mark.parametrize(
+    "files", [{"a.py": "", "a.py/b.py": ""}, {"a/b": "", "a": ""}, {"x" * 300: ""}, {"a": "\ud800"}]
+)
+def test_files_that_cannot_be_are_named(files):
+    with pytest.raises(FilesError, match=r"^the file '.* cannot be written: "), workspace(files):
+        pytest.fail("there is such a folder")
 
 
 def test_read_is_bounded(tmp_path):

@@ -38,7 +38,7 @@ WEIGHTS: Mapping[str, float] = {
 ESSENTIAL = frozenset({"Starts", "Creates", "Reads back", "Lists", "Updates", "Deletes"})
 """Without one of these it is no such application, however good the rest."""
 LISTS = ("items", "todos", "tasks", "data", "results")
-FORMATS = {"date-time": "2030-01-02T03:04:05", "date": "2030-01-02", "time": "03:04:05", "email": "a@example.org"}
+FORMATS = {"date-time": "2030-01-02T03:04:05", "date": "2030-01-02", "time": "03:04:05"}
 PAGE_SIZES = ("limit", "size", "per_page", "page_size")
 
 
@@ -122,13 +122,7 @@ def sample(document: Mapping[str, Any], schema: Mapping[str, Any], number: int, 
             return False
         case "integer" | "number":
             return max(number, schema.get("minimum", number), schema.get("exclusiveMinimum", number - 1) + 1)
-    formats = {
-        "date-time": "2030-01-02T03:04:05",
-        "date": "2030-01-02",
-        "time": "03:04:05",
-        "email": f"a{number}@b.org",
-    }
-    text = formats.get(schema.get("format", ""), f"{name or 'thing'} {number}")
+    text = {**FORMATS, "email": f"a{number}@b.org"}.get(schema.get("format", ""), f"{name or 'thing'} {number}")
     return text[: schema.get("maxLength", len(text))]
 
 

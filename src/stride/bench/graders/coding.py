@@ -12,7 +12,7 @@ from stride.bench.graders.environment import packages
 from stride.bench.graders.project import Project, read_project
 from stride.bench.graders.running import Workshop
 from stride.bench.graders.static import INSTEAD_OF_RUNNING, READ
-from stride.bench.sandbox import find
+from stride.bench.sandbox import SandboxError, find
 from stride.errors import StrideError
 
 PASS, PARTIAL = 4.5, 2.5
@@ -44,11 +44,18 @@ class CodingGrader:
         checks = _read(project)
         workshop = self.workshop
         if isinstance(workshop, str):
-            checks += [Check(name, *look(project), weight) for name, (weight, look) in INSTEAD_OF_RUNNING.items()]
-            return _grade([*checks, Check(NOT_RUN, False, workshop, 0.0)], ran=False)
+            return _not_run(project, checks, workshop)
         sandbox = workshop.sandbox
         where = Check(SANDBOX, True, f"{sandbox.name}: {'; '.join(sandbox.protections)}", 0.0)
-        return _grade([*checks, *workshop.run(project), where], ran=True)
+        try:
+            return _grade([*checks, *workshop.run(project), where], ran=True)
+        except SandboxError as error:  # not the code's fault, and no reason to lose what else is measured
+            return _not_run(project, checks, str(error))
+
+
+def _not_run(project: Project, checks: list[Check], why: str) -> Grade:
+    promised = [Check(name, *look(project), weight) for name, (weight, look) in INSTEAD_OF_RUNNING.items()]
+    return _grade([*checks, *promised, Check(NOT_RUN, False, why, 0.0)], ran=False)
 
 
 def _read(project: Project) -> list[Check]:

@@ -65,9 +65,7 @@ class Project:
     def app(self) -> App | None:
         """The application, the one of main.py or app.py if there are several."""
         found = [app for name, tree in self.trees.items() for app in _apps(name, tree)]
-        return min(
-            found, key=lambda app: (PurePosixPath(app.file).stem not in ("main", "app"), app.factory), default=None
-        )
+        return min(found, key=_less_usual, default=None)
 
     def nodes(self) -> Iterator[tuple[str, ast.AST]]:
         return ((name, node) for name, tree in self.trees.items() for node in ast.walk(tree))
@@ -100,7 +98,7 @@ def read_project(text: str) -> Project:
         except SyntaxError as error:
             errors.append(f"{name}:{error.lineno}: {error.msg}")
         except (ValueError, RecursionError, MemoryError) as error:
-            errors.append(f"{name}: {error or type(error).__name__}")
+            errors.append(f"{name}: {str(error) or type(error).__name__}")
     routes = tuple(route for name, tree in trees.items() for route in _routes(name, tree))
     return Project(text, files, trees, tuple(errors), routes)
 

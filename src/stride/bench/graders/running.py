@@ -15,7 +15,7 @@ import httpx
 from stride.bench.graders import Check
 from stride.bench.graders.behaviour import FAULTS, WEIGHTS, check, complete, still_there, use
 from stride.bench.graders.project import Project
-from stride.bench.sandbox import Limits, NotServingError, Running, Sandbox, workspace
+from stride.bench.sandbox import FilesError, Limits, NotServingError, Running, Sandbox, workspace
 from stride.bench.sandbox.launch import PYTHON
 
 SOCKET = "app.sock"
@@ -45,9 +45,12 @@ class Workshop:
         Raises:
             SandboxError: the sandbox failed, which is not the code's fault.
         """
-        with workspace(project.files) as folder:
-            lint = self._lint(folder)
-            return [*self._use(project, folder), lint]
+        try:
+            with workspace(project.files) as folder:
+                lint = self._lint(folder)
+                return [*self._use(project, folder), lint]
+        except FilesError as error:
+            return [*complete({}, str(error)), _lint_check(False, str(error))]
 
     def _use(self, project: Project, folder: Path) -> Sequence[Check]:
         app = project.app
@@ -114,7 +117,11 @@ class Workshop:
             {"RAYON_NUM_THREADS": "2"},
         )
         said = " / ".join(ended.output.split("\n")[:3])
-        return Check("No undefined names", ended.status == 0, "ruff finds none" if ended.status == 0 else said, 0.5)
+        return _lint_check(ended.status == 0, "ruff finds none" if ended.status == 0 else said)
+
+
+def _lint_check(passed: bool, evidence: str) -> Check:
+    return Check("No undefined names", passed, evidence, 0.5)
 
 
 def _log_check(log: str) -> Check:

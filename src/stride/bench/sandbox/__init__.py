@@ -8,12 +8,13 @@ running.wait()  # how it ended, and which limit it broke
 
 from stride.bench.sandbox.available import find
 from stride.bench.sandbox.folder import read, workspace
-from stride.bench.sandbox.limits import Ended, Limit, Limits, NotServingError, SandboxError
+from stride.bench.sandbox.limits import Ended, FilesError, Limit, Limits, NotServingError, SandboxError
 from stride.bench.sandbox.running import Running
 from stride.bench.sandbox.sandbox import Sandbox
 
 __all__ = [
     "Ended",
+    "FilesError",
     "Limit",
     "Limits",
     "NotServingError",

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from stride.bench.sandbox.limits import Limit, Limits, SandboxError
+from stride.bench.sandbox.limits import FilesError, Limit, Limits, SandboxError
 from stride.bench.sandbox.processes import Process
 
 DEEPEST = 64
@@ -26,15 +26,12 @@ RESERVE = 1 << 30
 def workspace(files: Mapping[str, str] | None = None) -> Iterator[Path]:
     """A new, private folder with ``files`` (relative name → text) in it, removed with whatever is there at the end.
 
-    :raises SandboxError: a name leads out of it.
-    :raises OSError: two names cannot both be, or one is too long.
+    :raises FilesError: a name leads out of it or is too long, two cannot both be, or a text is none; says which.
     """
     folder = Path(tempfile.mkdtemp(prefix="stride-")).resolve()
     try:
         for name, text in (files or {}).items():
-            path = folder.joinpath(*_parts(name))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            _write(folder, name, text)
         yield folder
     finally:
         remove(folder)
@@ -129,6 +126,16 @@ def _parts(name: str) -> tuple[str, ...]:
     if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in name:
         raise SandboxError(f"{name!r} is not a name inside the folder")
     return path.parts
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    try:
+        path = folder.joinpath(*_parts(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except (SandboxError, OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FilesError(f"the file {name[:100]!r} cannot be written: {why}") from error
 
 
 def _open(stack: contextlib.ExitStack, path: str, flags: int, folder: int | None) -> int:

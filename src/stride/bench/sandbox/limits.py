@@ -17,6 +17,10 @@ class SandboxError(StrideError):
     """There is no sandbox, or it did not do what it has to. Never the fault of the code inside."""
 
 
+class FilesError(StrideError):
+    """Files that cannot be written as they are named: names that lead out, or that cannot both be."""
+
+
 class NotServingError(StrideError):
     """The code inside does not listen where it should."""
 

@@ -40,7 +40,7 @@ def _row(target: TargetResult, results: Results) -> tuple[str, ...]:
     return (
         f"**{plain(target.label)}**",
         fig.size(target.size_bytes),
-        f"**{fig.rate(findings.generation_rate(target))}**",
+        f"**{fig.rate(findings.generation_rate(target))}**{findings.source_of_generation(target)}",
         fig.span(rates, fig.rate) + (" (client’s estimate)" if rates and source == "client" else ""),
         fig.seconds(first.median if first else None),
         findings.coding_score(target),
@@ -75,7 +75,7 @@ def _ratios(results: Results) -> Iterator[Block]:
         (other, difference)
         for other in others
         for difference in differences(figures_of(first), figures_of(other))
-        if difference.measure.key in COMPARED
+        if difference.measure.key in COMPARED and (difference.measure.key != "prompt" or _same_clock(first, other))
     ]
     if found:
         yield Table(
@@ -83,6 +83,11 @@ def _ratios(results: Results) -> Iterator[Block]:
             ("Model", "Measure", plain(first.label), "Here", "Ratio", f"{CONFIDENCE:.0%} interval", "Verdict"),
             [_ratio_row(other, difference) for other, difference in found],
         )
+
+
+def _same_clock(first: TargetResult, other: TargetResult) -> bool:
+    """Whether both prompt speeds are the servers' own, or both are the client's: these hold more than the prompt."""
+    return len({bool(target.values(SPEED.name, "server_prompt_rate")) for target in (first, other)}) == 1
 
 
 def _ratio_row(other: TargetResult, difference: Difference) -> tuple[str, ...]:
@@ -104,7 +109,7 @@ def _scatter(results: Results) -> Iterator[Block]:
     for target in results.targets:
         for task in results.tasks:
             prompt = findings.prompt_figure(target, task.name)
-            decode = findings.figure(target, task.name, "decode_rate")
+            decode = findings.figure(target, task.name, "generation_rate")
             if prompt and decode and not task.warm:
                 marks.append(Mark(target.label, prompt.median, decode.median))
                 words.append(

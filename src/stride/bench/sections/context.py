@@ -36,7 +36,7 @@ def _depth(results: Results, deep: list[Task]) -> Section:
         for task in (SPEED, *deep):
             counted = target.counted(task.name)
             n_prompt = median([run.prompt_tokens or 0 for run in counted]) if counted else None
-            decode = findings.figure(target, task.name, "decode_rate")
+            decode = findings.figure(target, task.name, "generation_rate")
             prefill = findings.prompt_figure(target, task.name)
             first = findings.time_figure(target, task.name, "first_token")
             generation += _mark(target, n_prompt, decode)

@@ -32,8 +32,5 @@ def quick_reference(results: Results, command: Sequence[str], folder: Path) -> I
 
 def _serve_again(target: TargetResult) -> str:
     """The command that served a target; Stride's own with the usual port instead of any free one."""
-    command = list(target.command)
-    if "serve" not in command:
-        return shlex.join(command)
-    arguments = command[command.index("serve") + 1 :]
-    return shlex.join(["stride", "serve", *("8090" if a == "0" else a for a in arguments)])
+    stride = target.typed[:2] == ["stride", "serve"]
+    return shlex.join("8090" if stride and argument == "0" else argument for argument in target.typed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -92,9 +91,8 @@ def _target_rows(target: TargetResult) -> Iterator[tuple[str, str]]:
         yield "Server", plain(target.engine)
         yield "Its own times come from", plain(target.timed)
     yield from ((title, plain(props[key])) for key, title in PROPS.items() if props.get(key))
-    if props.get("chat_template"):
-        digest = hashlib.sha256(str(props["chat_template"]).encode()).hexdigest()
-        yield "Chat template", f"{code(digest[:16])} (SHA-256)"
+    if target.template_hash:
+        yield "Chat template", f"{code(target.template_hash[:16])} (SHA-256)"
     if target.command:
-        yield "Started as", code(shlex.join(target.command))
+        yield "Started as", code(shlex.join(target.typed))
         yield "Time to ready", fig.seconds(target.ready_seconds)

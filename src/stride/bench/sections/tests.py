@@ -17,11 +17,12 @@ from stride.bench.tasks import CODING, SPEED, Task
 
 METHOD = (
     "The client's clock is read when bytes arrive. Generation speed is (n − 1) tokens over the time from the first "
-    "token's arrival to the last, with n from the server's usage, never from chunks. Prompt speed is the server's own "
+    "token's arrival to the last, with n from the server's usage, never from chunks; the server's own, meant the same, "
+    "where an answer came in bursts. Prompt speed is the server's own "
     "where it sends one; the client's estimate divides by the time to the first token, which holds more than the "
     "prompt. Each request begins with a system message that holds a number used once, and asks for no prompt cache: "
     "prompts are cold, and a little longer than the post's. A warm-up is discarded. Intervals are bootstrap intervals "
-    f"of the median at {CONFIDENCE:.0%}."
+    f"of the median at {CONFIDENCE:.0%}, the wider the fewer repeats there are (Hesterberg's expanded percentiles)."
 )
 GAP_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "Largest": 1.0}
 POINTS = 200
@@ -40,7 +41,7 @@ def overview(results: Results) -> Iterator[Block]:
 
 def _rate_figures(results: Results) -> Iterator[Block]:
     plans = (
-        ("generation", ("decode_rate",), "generation, tok/s at the client", "Generation speed"),
+        ("generation", ("generation_rate",), "generation, tok/s", "Generation speed"),
         ("prompt", ("server_prompt_rate", "prompt_rate"), "prompt processing, tok/s", "Prompt processing"),
     )
     tasks = findings.post_tasks(results)
@@ -65,8 +66,9 @@ def _clocks(results: Results) -> Iterator[Block]:
             [findings.figure(target, SPEED.name, name) for name in pair]
             for pair in (("decode_rate", "server_decode_rate"), ("prompt_rate", "server_prompt_rate"))
         )
-        if decode[0]:
+        if any(decode):
             medians = [fig.rate(found.median if found else None) for found in (*decode, *prompt)]
+            medians[0] = medians[0] if decode[0] else "not measurable"
             gap = findings.disagreement(target)
             difference = fig.NONE if gap is None else f"{100 * gap:+.1f}%"
             rows.append((plain(target.label), *medians[:2], difference, *medians[2:], plain(target.timed or fig.NONE)))
@@ -137,16 +139,21 @@ def _summaries(task: Task, target: TargetResult) -> Iterator[tuple[str, Summary 
     def of_times(name: str) -> Summary | None:
         return findings.time_figure(target, task.name, name)
 
-    yield "Prompt tokens", of_runs("prompt_tokens"), fig.count
+    yield "Prompt tokens", _alone(of_runs("prompt_tokens")), fig.count
     yield "Prompt processing, server (tok/s)", of_runs("server_prompt_rate"), fig.rate
     yield "Prompt processing, client's estimate (tok/s)", of_runs("prompt_rate"), fig.rate
-    yield "Generation tokens", of_runs("completion_tokens"), fig.count
+    yield "Generation tokens", _alone(of_runs("completion_tokens")), fig.count
     yield "**Generation speed, client (tok/s)**", of_runs("decode_rate"), fig.rate
     yield "Generation speed, server (tok/s)", of_runs("server_decode_rate"), fig.rate
     yield "First byte", of_times("first_byte"), fig.seconds
     yield "First token of any kind", of_times("first_token"), fig.seconds
     yield "First token of the answer", of_times("first_answer"), fig.seconds
     yield "Total time", of_times("end"), fig.seconds
+
+
+def _alone(found: Summary | None) -> Summary | None:
+    """The median without an interval: tokens are counted, not measured."""
+    return found and Summary(1, found.median, found.median, found.median, None, None)
 
 
 def _metrics(task: Task, target: TargetResult) -> Table:
