@@ -3,7 +3,7 @@
     python benchmarks/verify_cost.py MODEL.gguf [--accept .89,.76,.69] [--llama-bench PATH]
 
 Each round runs steps of every length, in an order that rotates, with tokens at random and the logits of all of them; a
-ratio is the median of the rounds' ratios with its 95 % bootstrap interval. Beside it stands the ratio of the bytes that
+ratio is the median of the ratios within rounds, with its 95 % bootstrap interval. Beside it stands the ratio of the bytes that
 the steps read, of experts those that this file's router chose: tokens at random hardly share any, so it is the most
 that text can cost. Where the file has draft heads, a draft of n - 1 tokens is timed too, each head on as many tokens as
 a step may accept.
@@ -20,7 +20,7 @@ import json
 import statistics
 import subprocess
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -39,8 +39,11 @@ from stride.ops.api import PAGE_TOKENS, Backend, Batch
 from stride.ops.cpu import CpuBackend
 from stride.ops.profile import bytes_read
 
+PEER_EVERY = 3
 random = np.random.default_rng(0)
 Parts = dict[str, float]
+Runs = dict[int, list[float]]
+"""Seconds of each run, by tokens."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Recorder:
 
 @dataclass
 class Step:
-    """A step of ``n_tokens`` of each of ``n_rows`` sequences, or a draft of so many: what rounds of it took."""
+    """A step of ``n_tokens`` of each of ``n_rows`` sequences, or a draft of so many: what each run of it took."""
 
     n_rows: int
     n_tokens: int
@@ -83,13 +86,13 @@ class Step:
     recorded: list[list[Call]] = field(default_factory=list)
 
     def measure(self, decoder: Decoder, recorder: Recorder, repeats: int) -> None:
-        start = time.perf_counter()
+        recorded = decoder.on(cast("Backend", recorder))
         for _ in range(repeats):
-            self.run(decoder)
-        self.seconds.append((time.perf_counter() - start) / repeats)
-        recorder.calls = []
-        self.run(decoder.on(cast("Backend", recorder)))
-        self.recorded.append(recorder.calls)
+            recorder.calls = []
+            start = time.perf_counter()
+            self.run(recorded)
+            self.seconds.append(time.perf_counter() - start)
+            self.recorded.append(recorder.calls)
 
     @property
     def median(self) -> float:
@@ -99,15 +102,19 @@ class Step:
     def n_bytes(self) -> float:
         return statistics.fmean(sum(call.n_bytes for call in calls) for calls in self.recorded)
 
-    def by(self, key: Callable[[Sequence[Call]], Iterator[str]], value: Callable[[Call], float]) -> Parts:
-        """Medians over the rounds of the calls' values, added up by what ``key`` says of each call."""
-        sums = []
+    def by(self, key: Callable[[Sequence[Call]], Iterator[str]], value: Callable[[Call], float]) -> list[Parts]:
+        """For each run the calls' values, added up by what ``key`` says of each call."""
+        runs = []
         for calls in self.recorded:
             totals: Parts = defaultdict(float)
             for part, call in zip(key(calls), calls, strict=True):
                 totals[part] += value(call)
-            sums.append(totals)
-        return {part: statistics.median(one[part] for one in sums) for part in sums[0]}
+            runs.append(totals)
+        return runs
+
+
+def medians(runs: Sequence[Parts]) -> Parts:
+    return {part: statistics.median(one[part] for one in runs) for part in runs[0]}
 
 
 def names(calls: Sequence[Call]) -> Iterator[str]:
@@ -122,30 +129,26 @@ def bytes_of(call: Call) -> float:
     return call.n_bytes
 
 
-def parts_of(decoder: Decoder) -> Callable[[Sequence[Call]], Iterator[str]]:
-    """Names the part that a call belongs to; each block norms twice, and the head once."""
-    owners = []
+def owners(decoder: Decoder) -> list[str]:
+    """The parts that a step goes through: each begins with a norm."""
+    found = []
     for block in decoder.blocks:
-        owners.append("full" if block.config.window is None else "window")
-        owners.append("dense" if block.router is None else "experts")
+        found.append("full" if block.config.window is None else "window")
+        found.append("dense" if block.router is None else "experts")
+    return [*found, "head"]
+
+
+def parts_of(decoder: Decoder) -> Callable[[Sequence[Call]], Iterator[str]]:
+    """Names the part that each call belongs to; what comes before the first norm is the head's too."""
 
     def parts(calls: Sequence[Call]) -> Iterator[str]:
-        part, following = "head", iter([*owners, "head"])
+        part, following = "head", iter(owners(decoder))
         for call in calls:
             if call.name == "norm":
                 part = next(following)
             yield part
 
     return parts
-
-
-def counts(decoder: Decoder) -> Parts:
-    """How many there are of each part."""
-    found: Parts = defaultdict(float, head=1)
-    for block in decoder.blocks:
-        found["full" if block.config.window is None else "window"] += 1
-        found["dense" if block.router is None else "experts"] += 1
-    return dict(found)
 
 
 class Sequences:
@@ -201,14 +204,9 @@ def show(summary: Summary) -> str:
     return f"{summary.median:.2f} [{summary.low:.2f}, {summary.high:.2f}]"
 
 
-def accepted_tokens(acceptance: Sequence[float]) -> float:
-    """What a step with a draft gives on average: the accepted ones and the one that the model adds."""
-    return 1 + float(np.cumprod(acceptance).sum()) if acceptance else 1.0
-
-
 @dataclass
 class Peer:
-    """llama-bench on prompts as long as the steps: tokens per second, which become seconds of a step."""
+    """llama-bench on prompts as long as the steps: seconds of each. It computes the logits of the last token only."""
 
     path: str
     model: str
@@ -254,8 +252,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-t", "--threads", type=int, metavar="N")
     parser.add_argument("-r", "--rounds", type=int, default=9, metavar="N")
     parser.add_argument("--repeats", type=int, default=4, metavar="N", help="steps of one length in a round")
-    parser.add_argument("--llama-bench", metavar="PATH", help="its prompts of the same lengths, in rounds between")
-    parser.add_argument("--peer-rounds", type=int, default=3, metavar="N")
+    parser.add_argument(
+        "--llama-bench", metavar="PATH", help=f"its prompts of as many tokens too, after each {PEER_EVERY}rd round"
+    )
     given = parser.parse_args()
     if 1 not in given.tokens:
         parser.error("argument --tokens: 1 is what others are compared with")
@@ -275,12 +274,13 @@ def measure(
         turn = number % len(everything)
         for one in everything[turn:] + everything[:turn]:
             one.measure(decoder, recorder, given.repeats)
-        if (
-            peer is not None
-            and number * given.peer_rounds // given.rounds != (number + 1) * given.peer_rounds // given.rounds
-        ):
+        if peer is not None and number % PEER_EVERY == 0:
             peer.measure()
     return bandwidths
+
+
+def baseline(steps: Sequence[Step], step: Step) -> Step:
+    return next(one for one in steps if one.n_rows == step.n_rows and one.n_tokens == 1)
 
 
 def print_steps(steps: Sequence[Step]) -> None:
@@ -294,47 +294,42 @@ def print_steps(steps: Sequence[Step]) -> None:
         )
 
 
-def baseline(steps: Sequence[Step], step: Step) -> Step:
-    return next(one for one in steps if one.n_rows == step.n_rows and one.n_tokens == 1)
-
-
-def print_table(first: str, steps: Sequence[Step], tables: Sequence[Parts], rates: Sequence[Parts]) -> None:
+def print_table(first: str, steps: Sequence[Step], key: Callable[[Sequence[Call]], Iterator[str]]) -> None:
     """Milliseconds and gigabytes per second of each part, a column for each step."""
     print(f"\n| {first} | " + " | ".join(f"{one.n_rows} x {one.n_tokens}" for one in steps) + " |")
     print("| --- |" + " ---: |" * len(steps))
-    for part in sorted(tables[0], key=lambda part: -tables[0][part]):
+    columns = [(medians(one.by(key, seconds_of)), medians(one.by(key, bytes_of))) for one in steps]
+    for part in sorted(columns[0][0], key=lambda part: -columns[0][0][part]):
         cells = []
-        for seconds, n_bytes in zip(tables, rates, strict=True):
+        for seconds, n_bytes in columns:
             rate = f" ({n_bytes[part] / seconds[part] / 1e9:.0f} GB/s)" if n_bytes[part] else ""
             cells.append(f"{1e3 * seconds[part]:.2f}{rate}")
         print(f"| {part} | " + " | ".join(cells) + " |")
 
 
-def as_model(by_part: Parts, held: Parts, wanted: Parts) -> float:
+def as_model(runs: Sequence[Parts], held: Mapping[str, int], wanted: Parts) -> list[float]:
     """Seconds of a step of a model that has so many of each part, from those of the parts that the file holds."""
-    return sum(
-        seconds / held[part] * wanted.get(part, 1.0 if part == "head" else 0.0) for part, seconds in by_part.items()
-    )
+    factors = {part: wanted.get(part, float(part == "head")) / n for part, n in held.items()}
+    return [sum(factors[part] * seconds for part, seconds in one.items()) for one in runs]
 
 
-def print_speed_ups(
-    title: str, acceptance: Sequence[float], steps: Mapping[int, float], drafts: Mapping[int, float]
-) -> list[dict[str, float]]:
+def print_speed_ups(title: str, acceptance: Sequence[float], steps: Runs, drafts: Runs) -> list[dict[str, float]]:
     """Over steps of one token, for every number of drafts whose step and acceptance are known."""
-    print(f"\n{title}\n\n| drafts | tokens a step | step, ms | draft, ms | speed-up | where drafts cost nothing |")
+    costs = {n: ratio(seconds, steps[1]).median for n, seconds in steps.items()}
+    print(f"\n{title}: times one, {', '.join(f'{n} tokens {cost:.2f}' for n, cost in costs.items())}\n")
+    print("| drafts | tokens a step | verifying, times one | drafting, times one | speed-up | of free drafts |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     rows = []
     for n in range(1, len(acceptance) + 1):
-        if n + 1 not in steps:
+        if n + 1 not in costs:
             continue
-        tokens, step, draft = accepted_tokens(acceptance[:n]), steps[n + 1], drafts.get(n)
-        free = tokens * steps[1] / step
-        row = {"drafts": n, "tokens": tokens, "step_seconds": step, "speed_up_of_free_drafts": free}
-        cells = "- | -"
-        if draft is not None:
-            row |= {"draft_seconds": draft, "speed_up": tokens * steps[1] / (step + draft)}
-            cells = f"{1e3 * draft:.2f} | {row['speed_up']:.2f}"
-        print(f"| {n} | {tokens:.2f} | {1e3 * step:.2f} | {cells} | {free:.2f} |")
+        tokens, cost = 1 + float(np.cumprod(acceptance[:n]).sum()), costs[n + 1]
+        row, cells = {"drafts": n, "tokens": tokens, "cost": cost, "speed_up_of_free_drafts": tokens / cost}, "- | -"
+        if n in drafts:
+            draft = ratio(drafts[n], steps[1]).median
+            row |= {"draft_cost": draft, "speed_up": tokens / (cost + draft)}
+            cells = f"{draft:.2f} | {row['speed_up']:.2f}"
+        print(f"| {n} | {tokens:.2f} | {cost:.2f} | {cells} | {tokens / cost:.2f} |")
         rows.append(row)
     return rows
 
@@ -355,13 +350,11 @@ def main() -> None:
     print(f"read bandwidth {min(bandwidths) / 1e9:.1f} to {max(bandwidths) / 1e9:.1f} GB/s")
     print_steps(steps)
     part = parts_of(decoder)
-    by_name = [one.by(names, seconds_of) for one in steps]
     by_part = [one.by(part, seconds_of) for one in steps]
-    print_table("operation, ms", steps, by_name, [one.by(names, bytes_of) for one in steps])
-    print_table("part, ms", steps, by_part, [one.by(part, bytes_of) for one in steps])
+    print_table("operation, ms", steps, names)
+    print_table("part, ms", steps, part)
     for one in drafts:
-        print(f"\na draft of {one.n_tokens}: {1e3 * one.median:.2f} ms, {one.n_bytes / 1e9:.2f} GB", end="")
-    print()
+        print(f"\na draft of {one.n_tokens}: {1e3 * one.median:.2f} ms, {one.n_bytes / 1e9:.2f} GB")
     if peer is not None:
         shown = [f"{n} tokens {show(ratio(peer.seconds[n], peer.seconds[1]))}" for n in given.tokens]
         print(
@@ -370,16 +363,17 @@ def main() -> None:
 
     speed_ups = []
     if given.accept:
-        alone = [i for i, one in enumerate(steps) if one.n_rows == 1]
-        draft_seconds = {one.n_tokens: one.median for one in drafts}
-        measured = {steps[i].n_tokens: steps[i].median for i in alone}
-        speed_ups.append(print_speed_ups("This file:", given.accept, measured, draft_seconds))
+        measured = {one.n_tokens: one.seconds for one in steps if one.n_rows == 1}
+        of_drafts = {one.n_tokens: one.seconds for one in drafts}
+        speed_ups.append(print_speed_ups("This file", given.accept, measured, of_drafts))
         if given.layers:
-            held = counts(decoder)
-            scaled = {steps[i].n_tokens: as_model(by_part[i], held, given.layers) for i in alone}
-            ratios = ", ".join(f"{n} tokens {seconds / scaled[1]:.2f}" for n, seconds in scaled.items())
-            title = f"A model of {given.layers}, from its parts; times one: {ratios}"
-            speed_ups.append(print_speed_ups(title, given.accept, scaled, draft_seconds))
+            held = Counter(owners(decoder))
+            whole = {
+                one.n_tokens: as_model(runs, held, given.layers)
+                for one, runs in zip(steps, by_part, strict=True)
+                if one.n_rows == 1
+            }
+            speed_ups.append(print_speed_ups("From its parts, the whole model", given.accept, whole, of_drafts))
     report = {
         "benchmark": "verify_cost",
         "model": model_path(given.model).name,
@@ -388,14 +382,9 @@ def main() -> None:
         "context": given.context,
         "bandwidth": bandwidths,
         "steps": [
-            {
-                "sequences": one.n_rows,
-                "tokens": one.n_tokens,
-                "seconds": one.seconds,
-                "bytes": one.n_bytes,
-                "parts": parts,
-            }
-            for one, parts in zip(steps, by_part, strict=True)
+            {"sequences": one.n_rows, "tokens": one.n_tokens, "seconds": one.seconds, "bytes": one.n_bytes}
+            | {"parts": medians(runs)}
+            for one, runs in zip(steps, by_part, strict=True)
         ],
         "drafts": [{"drafts": one.n_tokens, "seconds": one.seconds, "bytes": one.n_bytes} for one in drafts],
         "peer_seconds": peer.seconds if peer is not None else None,
