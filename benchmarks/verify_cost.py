@@ -3,10 +3,10 @@
     python benchmarks/verify_cost.py MODEL.gguf [--accept .89,.76,.69] [--llama-bench PATH]
 
 Each round runs steps of every length, in an order that rotates, with tokens at random and the logits of all of them; a
-ratio is the median of the ratios within rounds, with its 95 % bootstrap interval. Beside it stands the ratio of the bytes that
-the steps read, of experts those that this file's router chose: tokens at random hardly share any, so it is the most
-that text can cost. Where the file has draft heads, a draft of n - 1 tokens is timed too, each head on as many tokens as
-a step may accept.
+ratio is the median of the ratios within rounds, with its 95 % bootstrap interval. Beside it stands the ratio of the
+bytes that the steps read, of experts those that this file's router chose: tokens at random hardly share any, so it is
+the most that text can cost. Where the file has draft heads, a draft of n - 1 tokens is timed too, each head on as many
+tokens as a step may accept.
 
 With --accept, what share of drafts is accepted at each position (of those whose predecessors were), the speed-up over
 steps of one token follows. A file of a few layers has too large a share of output head; --layers counts the parts of a
@@ -206,18 +206,18 @@ def show(summary: Summary) -> str:
 
 @dataclass
 class Peer:
-    """llama-bench on prompts as long as the steps: seconds of each. It computes the logits of the last token only."""
+    """llama-bench on prompts as long as the steps: seconds of each. It has no context, and computes
+    the logits of the last token only."""
 
     path: str
     model: str
-    context: int
     threads: int
     lengths: Sequence[int]
     seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def measure(self) -> None:
         argv = [self.path, "-m", self.model, "-t", str(self.threads), "-lm", "none", "-r", "5", "-o", "json"]
-        argv += ["-p", ",".join(map(str, self.lengths)), "-n", "0", "-d", str(self.context)]
+        argv += ["-p", ",".join(map(str, self.lengths)), "-n", "0"]
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
         for row in json.loads(done.stdout):
             self.seconds[int(row["n_prompt"])].append(1e-9 * statistics.median(row["samples_ns"]))
@@ -343,7 +343,7 @@ def main() -> None:
     drafts = [sequences.draft(n) for n in range(1, len(decoder.draft_heads) + 1)]
     peer = None
     if given.llama_bench:
-        peer = Peer(given.llama_bench, given.model, given.context, decoder.ops.n_threads, given.tokens)
+        peer = Peer(given.llama_bench, given.model, decoder.ops.n_threads, given.tokens)
     bandwidths = measure(decoder, steps, drafts, given, peer)
 
     print(f"{cpu_name()}, {decoder.ops.name}; {given.rounds} rounds after {given.context} tokens", end="; ")
