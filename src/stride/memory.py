@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import psutil
 
 from stride.engine.config import LOGITS_BYTES
 from stride.engine.kv import pages_per_sequence
-from stride.errors import InsufficientMemoryError
+from stride.errors import InsufficientMemoryError, RequestError
 from stride.models.config import DenseConfig, ModelConfig, MoeConfig
 from stride.ops.api import PAGE_TOKENS, KVType
 from stride.types import GRAMMAR_BYTES
@@ -48,10 +49,33 @@ LEAST_CONTEXT = 512
 """Tokens of context below which a plan is refused, unless they were asked for."""
 CONTEXT_STEP = 256
 """Contexts that a plan chooses are multiples of this."""
+STREAM_CHUNKS = (4096, 2048, 1024, 512)
+"""Tokens computed per step where experts are streamed, the best first: each step of a prompt reads all its experts."""
+STREAM_SHARE = 0.5
+"""Of what weights that are always in memory leave, experts get this much at least where keys and values can give."""
+STREAM_MARGIN = 1 << 30
+"""Memory that streaming leaves to the rest of the machine where nobody says how much it may take."""
+STREAM_PREFIXES = 16
+"""Keys and values of earlier requests get one in so many of the bytes that experts could have."""
 BYTES_PER_VALUE: dict[KVType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 RECENT_SECONDS = 0.02
 """Age at which what the system says of its memory is asked anew."""
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``16G``, ``16GiB``, ``1.5 gb`` or a plain number; units are powers of 1024.
+
+    Raises:
+        RequestError: it is none of those.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)I?B?\s*", text.upper())
+    if found is None:
+        raise RequestError(f"{text!r} is no size: write 16G or 900M", field="memory")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 # --- what there is ----------------------------------------------------------------------------
@@ -70,6 +94,11 @@ def machine_memory() -> Memory:
     system = psutil.virtual_memory()
     limits = [Memory(system.available, system.total), *cgroup_limits(_own_cgroups(), CGROUPS)]
     return Memory(min(limit.available for limit in limits), min(limit.total for limit in limits))
+
+
+def within(memory: Memory, budget: int | None) -> Memory:
+    """As if there were no more than a budget."""
+    return memory if budget is None else Memory(min(memory.available, budget), min(memory.total, budget))
 
 
 def cgroup_limits(memberships: str, root: Path) -> Iterator[Memory]:
@@ -167,8 +196,25 @@ def _width(ffn: DenseConfig | MoeConfig) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """A model's routed experts: what all ``count`` of them take in memory, what one takes as a slot where they are
+    streamed, and how many slots one token needs at least."""
+
+    n_bytes: int
+    count: int
+    slot_bytes: int
+    least: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is to be run, and the memory that takes in bytes; ``prefixes`` are for earlier prompts."""
+    """How a model is to be run, and the memory that takes in bytes; ``prefixes`` are for earlier prompts.
+
+    Attributes:
+        chunk: tokens computed per step.
+        streamed: memory for routed experts where they stay on disk, which ``weights`` are without then; 0: all weights
+            are in memory.
+    """
 
     n_ctx: int
     n_parallel: int
@@ -178,6 +224,8 @@ class Plan:
     working: int
     available: int
     prefixes: int = 0
+    chunk: int = 512
+    streamed: int = 0
 
     @property
     def packing(self) -> int:
@@ -187,11 +235,12 @@ class Plan:
     @property
     def needed(self) -> int:
         """All of it, at most."""
-        return self.weights + self.packing + self.cache + self.working
+        return self.weights + self.packing + self.cache + self.working + self.streamed
 
     def __str__(self) -> str:
+        experts = f"routed experts {size(self.streamed)} (the others stay on disk), " if self.streamed else ""
         return (
-            f"memory: {size(self.needed)} of {size(self.available)} available: weights {size(self.weights)}, "
+            f"memory: {size(self.needed)} of {size(self.available)} available: weights {size(self.weights)}, {experts}"
             f"keys and values {size(self.cache)}, working memory {size(self.packing + self.working)} at most\n"
             f"context: {self.n_ctx} tokens for each of {self.n_parallel} at a time, "
             f"keys and values as {self.kv_type}; earlier ones kept in up to {size(self.prefixes)} more"
@@ -217,8 +266,12 @@ class Wishes:
     prefixes: int | None = None
 
 
-def plan(config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: Memory) -> Plan:
+def plan(
+    config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: Memory, experts: Experts | None = None
+) -> Plan:
     """The best plan that fits: first fewer sequences at a time, then smaller keys and values, then less context.
+
+    Where ``experts`` can be streamed, they are rather than that the context is less than half of what is wanted.
 
     Raises:
         InsufficientMemoryError: none does. Says what is needed, what there is, and what would fit.
@@ -230,7 +283,8 @@ def plan(config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: 
 
     def planned(n_ctx: int, n_parallel: int, kind: KVType) -> Plan:
         cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
-        return Plan(n_ctx, n_parallel, kind, weights, cache, working_bytes(config, n_parallel, chunk), memory.available)
+        working = working_bytes(config, n_parallel, chunk)
+        return Plan(n_ctx, n_parallel, kind, weights, cache, working, memory.available, chunk=chunk)
 
     def shortened(n_parallel: int, kind: KVType) -> Plan | None:
         """With the longest context that fits."""
@@ -248,7 +302,10 @@ def plan(config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: 
             if (whole := planned(n_ctx, n_parallel, kind)).needed <= memory.available:
                 return _with_prefixes(whole, wishes.prefixes)
     smallest = planned(n_ctx, min(counts), kinds[-1])
-    if not wishes.n_ctx and (less := shortened(smallest.n_parallel, smallest.kv_type)) is not None:
+    less = None if wishes.n_ctx else shortened(smallest.n_parallel, smallest.kv_type)
+    if experts is not None and (less is None or 2 * less.n_ctx < n_ctx):
+        return _plan_streamed(config, weights, experts, wishes, n_ctx, memory)
+    if less is not None:
         return _with_prefixes(less, wishes.prefixes)
     raise InsufficientMemoryError(
         f"{size(smallest.needed)} are needed (weights {size(weights)}, keys and values {size(smallest.cache)} for "
@@ -256,6 +313,55 @@ def plan(config: ModelConfig, weights: int, wishes: Wishes, chunk: int, memory: 
         + _remedy(smallest, shortened),
         could_ever_fit=smallest.needed <= memory.total,
     )
+
+
+def _plan_streamed(
+    config: ModelConfig, weights: int, experts: Experts, wishes: Wishes, n_ctx: int, memory: Memory
+) -> Plan:
+    """The best plan with routed experts on disk: what all else leaves is for those in memory.
+
+    Raises:
+        InsufficientMemoryError: it is too little for one token. Says what would do.
+    """
+    kinds: list[KVType] = ["f16", "q8_0"] if wishes.kv_type == "auto" else [wishes.kv_type]
+    counts = range(DEFAULT_PARALLEL, 0, -1) if wishes.n_parallel is None else [wishes.n_parallel]
+    least, resident = experts.least * experts.slot_bytes, weights - experts.n_bytes
+
+    def planned(n_ctx: int, n_parallel: int, kind: KVType, chunk: int) -> Plan:
+        cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
+        working = working_bytes(config, n_parallel, chunk)
+        bare = Plan(n_ctx, n_parallel, kind, resident, cache, working, memory.available, chunk=chunk)
+        left = memory.available - bare.needed
+        prefixes = min(DEFAULT_PREFIXES, max(0, left) // STREAM_PREFIXES)
+        if wishes.prefixes is not None and wishes.prefixes >= 0:
+            prefixes = min(wishes.prefixes, max(0, left - least))
+        slots = min((left - prefixes) // experts.slot_bytes, experts.count)
+        return dataclasses.replace(bare, prefixes=prefixes, streamed=slots * experts.slot_bytes)
+
+    contexts = [n_ctx]
+    while not wishes.n_ctx and contexts[-1] // 2 >= LEAST_CONTEXT:
+        contexts.append(contexts[-1] // 2)
+    choices = [
+        planned(context, n_parallel, kind, chunk)
+        for context in contexts
+        for kind in kinds
+        for n_parallel in counts
+        for chunk in STREAM_CHUNKS
+    ]
+    wanted = min(experts.n_bytes, round(STREAM_SHARE * (memory.available - resident * WEIGHT_OVERHEAD)))
+    chosen = next((one for one in choices if one.streamed >= max(least, wanted)), None)
+    chosen = chosen or max(choices, key=lambda one: one.streamed)
+    if chosen.streamed < least:
+        smallest = min(choices, key=lambda one: one.needed - one.streamed)
+        needed = smallest.needed - smallest.streamed + least
+        raise InsufficientMemoryError(
+            f"{size(memory.available)} are too little even with routed experts streamed from disk: {size(needed)} "
+            f"would do (weights {size(smallest.weights + smallest.packing)}, one token's experts {size(least)}, "
+            f"keys and values {size(smallest.cache)} for {smallest.n_parallel} × {smallest.n_ctx} tokens as "
+            f"{smallest.kv_type}, working memory {size(smallest.working)})",
+            could_ever_fit=needed <= memory.total,
+        )
+    return chosen
 
 
 def _with_prefixes(chosen: Plan, wish: int | None) -> Plan:

@@ -20,6 +20,8 @@ COMMANDS = {
     "speed": "Prompt and generation speed, measured as llama-bench does.",
     "perplexity": "Perplexity of a text file under a model.",
     "inspect": "What is in a model file, what it needs, and whether it fits here.",
+    "plan": "Before downloading: what a model needs, whether it fits, how fast it will be.",
+    "experts": "How a model routes, and which cache of its experts finds most.",
     "pull": "Download a model from Hugging Face.",
     "pack": "Keep a model as the kernels want it, so that it starts at once.",
 }

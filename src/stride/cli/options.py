@@ -22,6 +22,10 @@ Threads = Annotated[
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu or numpy.")]
 CacheType = Annotated[str, typer.Option("--cache-type", help="Keys and values as f32, f16 or q8_0.")]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="All it may take, such as 16G; more experts then stay on disk."),
+]
 MaxTokens = Annotated[int | None, typer.Option("-n", "--n-predict", metavar="N", help="Tokens to generate at most.")]
 Temperature = Annotated[float, typer.Option("--temp", "--temperature", help="0 is greedy.")]
 TopK = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.")]

@@ -85,3 +85,54 @@ def bytes_per_token(file: GGUFFile, held_bytes: Callable[[Tensor], int]) -> int:
         elif role != DRAFT:
             n_bytes += held
     return n_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one token asks of a machine: multiply-adds of matrices, and bytes of weights as a backend holds them.
+
+    Attributes:
+        products: of all matrices but the output head, of routed experts those that a token uses.
+        last_products: of those, what follows the last block's attention: prompts want that of their last token only.
+        head_products: of the output head, likewise.
+        routed_bytes: of the routed experts that one token uses.
+        other_bytes: of all else that one generated token reads.
+        expert_bytes: of all routed experts.
+        largest_expert: of one, its three matrices, of the largest of all layers'.
+    """
+
+    products: float
+    last_products: float
+    head_products: int
+    routed_bytes: int
+    other_bytes: int
+    expert_bytes: int
+    largest_expert: int
+
+
+def work(file: GGUFFile, held_bytes: Callable[[Tensor], int]) -> Work:
+    """What a token of a model asks for, drafting off."""
+    architecture = file.metadata.string("general.architecture")
+    top_k = file.metadata.integer(f"{architecture}.expert_used_count", default=0)
+    head = file.tensors.get("output.weight") or file.tensors["token_embd.weight"]
+    role_of = roles(file)
+    blocks = [int(name.split(".")[1]) for name, role in role_of.items() if name.startswith("blk.") and role != DRAFT]
+    after_attention = tuple(f"blk.{max(blocks, default=0)}.{part}" for part in ("attn_output.", "ffn_"))
+    products, last_products, routed, expert_bytes = 0.0, 0.0, 0, 0
+    largest: dict[str, int] = {}
+    for name, role in role_of.items():
+        tensor, n_products = file.tensors[name], 0.0
+        if role == ROUTED:
+            held, share = held_bytes(tensor), min(top_k, tensor.shape[0]) / tensor.shape[0]
+            n_products = tensor.n_values * share
+            routed += round(held * share)
+            expert_bytes += held
+            layer = ".".join(name.split(".")[:2])
+            largest[layer] = largest.get(layer, 0) + held // tensor.shape[0]
+        elif role not in (EMBEDDING, DRAFT) and tensor is not head and len(tensor.shape) > 1:
+            n_products = tensor.n_values
+        products += n_products
+        last_products += n_products * name.startswith(after_attention)
+    others = bytes_per_token(file, held_bytes) - routed
+    largest_expert = max(largest.values(), default=0)
+    return Work(products, last_products, head.n_values, routed, others, expert_bytes, largest_expert)

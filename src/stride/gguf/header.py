@@ -20,7 +20,7 @@ import numpy.typing as npt
 from stride.errors import ModelFileError
 from stride.gguf.metadata import Value
 from stride.gguf.quant_type import QuantType
-from stride.gguf.source import SourceFile
+from stride.gguf.source import Source
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -67,7 +67,7 @@ class Header:
     tensors: dict[str, TensorEntry]
 
 
-def read_header(file: SourceFile) -> Header:
+def read_header(file: Source) -> Header:
     """Parse and check the head of a file; tensor data is not touched. Bytes after the last tensor are allowed.
 
     Raises:
@@ -101,9 +101,7 @@ def read_header(file: SourceFile) -> Header:
 class Cursor:
     """Reads a file's head front to back through a buffer that grows only as far as the head goes."""
 
-    FIRST_READ = 1 << 20
-
-    def __init__(self, file: SourceFile) -> None:
+    def __init__(self, file: Source) -> None:
         self.file = file
         self.position = 0
         self._buffer = b""
@@ -236,7 +234,7 @@ class Cursor:
         if end > MAX_HEAD:
             raise self.error(f"{what} goes beyond the {MAX_HEAD} bytes that a file's head may have", start)
         have = len(self._buffer)
-        target = min(self.file.size, MAX_HEAD, max(end, 2 * have, self.FIRST_READ))
+        target = min(self.file.size, MAX_HEAD, self.file.ahead(have, end))
         self._buffer += self.file.read(have, target - have).tobytes()
         return self._buffer
 
@@ -308,7 +306,7 @@ def _place(
     return TensorEntry(name, shape, kind, offset, n_bytes)
 
 
-def _check_overlaps(file: SourceFile, tensors: dict[str, TensorEntry]) -> None:
+def _check_overlaps(file: Source, tensors: dict[str, TensorEntry]) -> None:
     ordered = sorted(tensors.values(), key=lambda tensor: tensor.offset)
     for before, after in pairwise(ordered):
         if before.offset + before.n_bytes > after.offset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -12,8 +12,8 @@ from stride.gguf.arrays import Bytes, Floats
 from stride.gguf.metadata import Metadata
 from stride.gguf.quant_type import QuantType
 from stride.gguf.quants import dequantize
-from stride.gguf.source import SourceFile
-from stride.gguf.splits import Part, find_parts
+from stride.gguf.source import Source
+from stride.gguf.splits import Part, find_parts, in_order, read_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Tensor:
     path: Path
     offset: int
     n_bytes: int
-    _file: SourceFile = field(repr=False, compare=False)
+    _file: Source = field(repr=False, compare=False)
 
     @property
     def n_values(self) -> int:
@@ -118,3 +118,12 @@ def open_gguf(path: str | Path) -> GGUFFile:
         ModelFileError: names file, tensor and offset of what is wrong.
     """
     return GGUFFile(find_parts(Path(path)))
+
+
+def open_sources(files: Sequence[Source]) -> GGUFFile:
+    """A model from all its parts, wherever they lie; only their heads are read.
+
+    Raises:
+        ModelFileError: see `open_gguf`.
+    """
+    return GGUFFile(in_order([read_part(file) for file in files]))

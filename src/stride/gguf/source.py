@@ -1,15 +1,38 @@
-"""One open file: bounded reads that cannot crash, and a lazy, shared, read-only memory map."""
+"""One open file: bounded reads that cannot crash, and a lazy, shared, read-only memory map. `Source` is what a model's
+file is to its reader, wherever it lies."""
 
 from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from stride.errors import ModelFileError
 from stride.gguf.arrays import Bytes
+
+
+class Source(Protocol):
+    """A file to read from, of a known size. ``path`` names it in errors."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def close(self) -> None: ...
+
+    def ahead(self, have: int, end: int) -> int:
+        """Up to where to read, when the first ``have`` bytes are here and the first ``end`` are wanted."""
+
+    def read(self, offset: int, n_bytes: int, tensor: str | None = None) -> Bytes:
+        """A copy of some bytes: uint8 [n_bytes]."""
+
+    def view(self, offset: int, n_bytes: int, tensor: str | None = None) -> Bytes:
+        """Some bytes, read-only: uint8 [n_bytes]."""
 
 
 class SourceFile:
@@ -18,6 +41,8 @@ class SourceFile:
     Raises:
         ModelFileError: the path cannot be opened, or is no regular file (a folder, FIFO or device is never read).
     """
+
+    FIRST_READ = 1 << 20
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,6 +66,9 @@ class SourceFile:
             os.close(self._descriptor)
         self._descriptor = -1
         self._map = None
+
+    def ahead(self, have: int, end: int) -> int:
+        return max(end, 2 * have, self.FIRST_READ)
 
     def read(self, offset: int, n_bytes: int, tensor: str | None = None) -> Bytes:
         """A copy of some bytes: uint8 [n_bytes]. A file that has been cut short gives an error, never a crash.

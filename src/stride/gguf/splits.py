@@ -16,7 +16,7 @@ import numpy as np
 from stride.errors import ModelFileError
 from stride.gguf.header import Header, read_header
 from stride.gguf.metadata import Metadata, Value
-from stride.gguf.source import SourceFile
+from stride.gguf.source import Source, SourceFile
 
 PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 
@@ -30,7 +30,7 @@ def part_name(stem: str, index: int, count: int) -> str:
 class Part:
     """One open file of a model, and what its metadata says of the split."""
 
-    file: SourceFile
+    file: Source
     header: Header
     index: int
     count: int
@@ -48,16 +48,35 @@ def find_parts(path: Path) -> tuple[Part, ...]:
         ModelFileError: a file that is broken, or parts that are missing, double, or of different models.
     """
     with ExitStack() as opened:
-        parts = _folder_parts(path, opened) if _is_folder(path) else _file_parts(path, opened)
-        _check(parts)
+        found = _folder_parts(path, opened) if _is_folder(path) else _file_parts(path, opened)
+        parts = in_order(found)
         opened.pop_all()
+    return parts
+
+
+def in_order(parts: list[Part]) -> tuple[Part, ...]:
+    """All parts of one model, in order.
+
+    Raises:
+        ModelFileError: some are missing, double, or of different models.
+    """
+    _check(parts)
     return tuple(sorted(parts, key=lambda part: part.index))
 
 
 def _open_part(path: Path, opened: ExitStack) -> Part:
     file = SourceFile(path)
     opened.callback(file.close)
-    header = read_header(file)
+    return read_part(file)
+
+
+def read_part(file: Source) -> Part:
+    """Read an open file's head, and nothing else of it.
+
+    Raises:
+        ModelFileError: the head is broken.
+    """
+    header, path = read_header(file), file.path
     metadata = Metadata(header.metadata, path)
     count = metadata.integer("split.count", default=1)
     if count <= 1:

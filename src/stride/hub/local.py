@@ -25,6 +25,11 @@ def split_name(name: str) -> tuple[str, str | None]:
     return match["repo"], match["tag"]
 
 
+def is_name(text: str) -> bool:
+    """Whether `split_name` takes it."""
+    return _NAME.fullmatch(text) is not None
+
+
 def cache_folder() -> Path:
     """Hugging Face's cache, found as its own library finds it (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME)."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")

@@ -176,6 +176,13 @@ def free_space(layout: Layout, files: Sequence[RemoteFile]) -> tuple[int, int]:
     return missing, free
 
 
+def connect() -> Source:
+    """The hub, with the user's credentials where there are some."""
+    token = get_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return Source(constants.ENDPOINT, headers, timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
+
+
 def pull(layout: Layout, files: Sequence[RemoteFile], progress: Progress, notify: Callable[[str], None]) -> list[Path]:
     """Download files, some side by side; gives their paths in order. Safe to repeat and to run twice at once.
 
@@ -184,9 +191,7 @@ def pull(layout: Layout, files: Sequence[RemoteFile], progress: Progress, notify
     Raises:
         StrideError: a download failed; the others are stopped where they are.
     """
-    token = get_token()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    source = Source(constants.ENDPOINT, headers, timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
+    source = connect()
     stopped = threading.Event()
 
     def go_on(path: str) -> None:

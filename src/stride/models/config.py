@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from stride.errors import ModelFileError, UnsupportedError
+from stride.experts.trace import Shape
 from stride.gguf import GGUFFile
 from stride.types import Pooling
 
@@ -110,6 +111,14 @@ class ModelConfig:
     def windows(self) -> tuple[int | None, ...]:
         """The cache groups: one per distinct attention span, in order of first use."""
         return tuple(dict.fromkeys(layer.window for layer in (*self.layers, *self.draft_layers)))
+
+    @property
+    def experts(self) -> Shape | None:
+        """The routed experts as caches and traces count them: those of trunk layers. None where there are none."""
+        found = [layer.ffn for layer in self.layers if isinstance(layer.ffn, MoeConfig)]
+        if not found:
+            return None
+        return Shape(f"{self.architecture} {self.name}", len(found), found[0].n_experts, found[0].top_k)
 
 
 def read_config(file: GGUFFile) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory: the limit of token generation, measured."""
+"""How fast this machine reads memory and multiplies integers: the limits of generation and of prompts, measured."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ def _numpy_bandwidth(threads: int) -> float:
             sum(pool.map(np.sum, pieces))
             best = max(best, N_BYTES / (time.perf_counter() - start))
     return best
+
+
+def integer_rate() -> float | None:
+    """Multiply-adds of int8 per second that all threads do, at most; None where the extension is not installed."""
+    try:
+        from stride import _cpu
+        from stride.ops.cpu import choose_isa, default_threads
+    except ImportError:
+        return None
+    return _cpu.integer_peak(choose_isa(), default_threads())
