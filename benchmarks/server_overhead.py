@@ -56,7 +56,7 @@ class Sleeper:
     def logits(self, hidden: None, rows: IntArray) -> FloatArray:
         return self._logits[: len(rows)]
 
-    def to_host(self, hidden: None, rows: IntArray) -> FloatArray:
+    def states(self, hidden: None, rows: IntArray) -> FloatArray:
         return np.empty((len(rows), 0), np.float32)
 
 

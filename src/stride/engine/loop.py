@@ -18,7 +18,7 @@ from stride.engine.pooling import Pool
 from stride.engine.prefix import PrefixCache
 from stride.engine.prefix_store import PrefixStore
 from stride.engine.request import Embedding, Failed, Finished, PromptLogprobs, Request, Token
-from stride.engine.runner import Model, Runner
+from stride.engine.runner import Computed, Model, Runner
 from stride.engine.sampler import Sampler
 from stride.engine.sampler_logprobs import logprobs_of
 from stride.engine.scheduler import Row, Scheduler
@@ -199,8 +199,8 @@ class Engine:
                 self._store = None  # it has the model's memory
 
     def _step(self, runner: Runner, rows: list[Row]) -> None:
-        for done, outputs in self._run(runner, rows):  # which are let go of before the next step has its own
-            self._postprocess(done, outputs)
+        for done, computed in self._run(runner, rows):  # which is let go of before the next step has its own
+            self._postprocess(done, computed)
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
@@ -255,19 +255,19 @@ class Engine:
             self._closing or self._calls or self._displaced or self._scheduler.waiting or self._scheduler.running
         )
 
-    def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], list[FloatArray]]]:
-        """The rows with their outputs. Where they fail together, each runs alone, and fails alone."""
+    def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], list[Computed]]]:
+        """The rows with what they asked for. Where they fail together, each runs alone, and fails alone."""
         failure: Exception | None = None
         start = perf_counter()
         try:
-            outputs = runner.run(rows)
+            computed = runner.run(rows)
             seconds = perf_counter() - start
             self._scheduler.ran(rows, seconds)
         except Exception as error:
             failure = error
         if failure is None:
             self.measures.step(len(rows), sum(row.end - row.start for row in rows), seconds)
-            yield rows, outputs
+            yield rows, computed
         elif len(rows) == 1:
             self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
         else:
@@ -276,16 +276,16 @@ class Engine:
             for row in rows:
                 yield from self._run(runner, [row])
 
-    def _postprocess(self, rows: list[Row], outputs: list[FloatArray]) -> None:
-        for row, wanted in zip(rows, outputs, strict=True):
+    def _postprocess(self, rows: list[Row], computed: list[Computed]) -> None:
+        for row, wanted in zip(rows, computed, strict=True):
             request = row.request
             if row.start == request.n_cached:
                 self._cached_tokens += request.n_cached
             tells_prompt = request.tells_prompt
-            request.n_computed = row.end
+            request.n_computed = min(row.end, request.n_tokens)  # what is behind them are drafts
             self._prompt_tokens += max(0, min(row.end, request.n_prompt) - row.start)
             if not request.cancelled:
-                self._advance(row, wanted, tells_prompt=tells_prompt)
+                self._advance(row, wanted.outputs, tells_prompt=tells_prompt)
 
     def _advance(self, row: Row, outputs: FloatArray, *, tells_prompt: bool) -> None:
         """Continue one request with the logits [outputs, n_vocab] or states [outputs, n_embd] it wanted; its errors are
@@ -300,7 +300,7 @@ class Engine:
                 elif tells_prompt:
                     self._tell_prompt(row, outputs)
                 if request.n_computed == request.n_tokens:
-                    reason = "length" if request.is_full else self._generate(request, outputs[-1])
+                    reason = "length" if request.is_full else self._follow(request, outputs)
         except Exception as error:
             self._end(request, Failed(_as_stride_error(error, "sampling, pooling or a callback")))
         else:
@@ -324,6 +324,17 @@ class Engine:
             return None
         request.deliver(Embedding(pool.vector()))
         return "stop"
+
+    def _follow(self, request: Request, outputs: FloatArray) -> FinishReason | None:
+        """Choose the next token, and those after it for as long as each is the draft that was computed in its place."""
+        drafts, n_verified = request.take_drafts()
+        for position, logits in enumerate(outputs[-1 - n_verified :]):
+            request.n_computed += position > 0  # the last one chosen was computed, as a draft
+            reason = self._generate(request, logits)
+            is_right = position < len(drafts) and drafts[position] == request.token_ids[request.n_tokens - 1]
+            if reason is not None or not is_right or request.cancelled:
+                return reason
+        return None
 
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""

@@ -96,9 +96,12 @@ class Request:
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before
     # n_cached were there already. What is computed is shared within ``scope``: cache_scope, group or, None, not at all.
+    # Behind the known tokens stand n_drafts that are guessed; the next step is to verify the first n_verified of them.
     token_ids: IntArray = field(init=False, repr=False)
     n_tokens: int = field(init=False, default=0)
     n_computed: int = field(init=False, default=0)
+    n_drafts: int = field(init=False, default=0)
+    n_verified: int = field(init=False, default=0)
     slot: int = field(init=False, default=-1)
     scope: str | None = field(init=False, default=None)
     path: Path | None = field(init=False, default=None, repr=False)
@@ -164,7 +167,23 @@ class Request:
             return self.pool.n_wanted(start, end)
         if self.tells_prompt:
             return end - start
-        return int(end == self.n_tokens and not self.is_full)
+        return 0 if self.is_full else max(0, end + 1 - self.n_tokens)
+
+    @property
+    def draft_room(self) -> int:
+        """Drafts that may stand behind the known tokens: one token more is chosen when all of them are right."""
+        return max(0, len(self.token_ids) - self.n_tokens - 1)
+
+    def add_draft(self, token_id: int) -> None:
+        """Guess one token more, behind those that are known and guessed."""
+        self.token_ids[self.n_tokens + self.n_drafts] = token_id
+        self.n_drafts += 1
+
+    def take_drafts(self) -> tuple[list[int], int]:
+        """The guesses, and how many of them were verified; none are left."""
+        drafts = self.token_ids[self.n_tokens : self.n_tokens + self.n_drafts].tolist()
+        n_verified, self.n_drafts, self.n_verified = self.n_verified, 0, 0
+        return drafts, n_verified
 
     def append(self, token_id: int) -> None:
         """Add a generated token."""
