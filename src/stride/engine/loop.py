@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from stride.engine.config import LOGITS_BYTES, EngineConfig, EngineMetrics, SlotState
+from stride.engine.draft import Drafter, Drafting
 from stride.engine.kv import PagedCache
 from stride.engine.measures import Measures
 from stride.engine.pooling import Pool
@@ -48,8 +49,9 @@ class Engine:
         model: Model,
         config: EngineConfig,
         has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True,
+        drafter: Callable[[Runner], Drafter] | None = None,
     ) -> None:
-        """``has_room``: see `Scheduler`."""
+        """``has_room``: see `Scheduler`. ``drafter`` makes what drafts; None: nothing does."""
         self._n_vocab = model.n_vocab
         self.config = config
         # Each group gets the same part of the memory: which one a page is of says nothing about its use.
@@ -57,8 +59,14 @@ class Engine:
         self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk, spare)
         self._prefixes = PrefixCache(self._cache)
         self._store: PrefixStore | None = None
+        self.measures = Measures()
+        # The thread alone holds model and cache memory, so that a closed engine holds neither.
+        runner = Runner(model, self._cache, config.kv_type)
+        drafting = None if drafter is None else Drafting(drafter(runner), config, self.measures)
+        self._drafting: Drafting | None = None
         most_logits = LOGITS_BYTES // (4 * model.n_vocab)
-        self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes, has_room, most_logits)
+        draft_reach = 0 if drafting is None else drafting.reach
+        self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes, has_room, most_logits, draft_reach)
         self._durations: deque[float] = deque(maxlen=16)  # seconds of the last requests in work
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -68,10 +76,7 @@ class Engine:
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
-        self.measures = Measures()
-        # The thread alone holds model and cache memory, so that a closed engine holds neither.
-        runner = Runner(model, self._cache, config.kv_type)
-        self._thread = threading.Thread(target=self._loop, args=(runner,), name="stride-engine", daemon=True)
+        self._thread = threading.Thread(target=self._loop, args=(runner, drafting), name="stride-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a daemon thread must not be inside a kernel when the interpreter goes
 
@@ -172,7 +177,8 @@ class Engine:
 
     # --- the engine's thread ---
 
-    def _loop(self, runner: Runner) -> None:
+    def _loop(self, runner: Runner, drafting: Drafting | None) -> None:
+        self._drafting = drafting
         if self.config.cache_bytes and self.config.cache_dir is not None:
             self._store = PrefixStore(self.config.cache_dir, self.config.cache_identity, self._prefixes, runner)
         try:
@@ -180,6 +186,7 @@ class Engine:
                 self._store.load()
             while rows := self._schedule():
                 self._step(runner, rows)
+                self._draft()
                 if self._store is not None:
                     self._store.stepped()
         finally:  # whatever ends this thread, nobody is left waiting
@@ -196,11 +203,23 @@ class Engine:
                 future.set_exception(ClosedError())
             if self._store is not None:
                 self._store.save_all()
-                self._store = None  # it has the model's memory
+            self._store = self._drafting = None  # they have the model's memory
 
     def _step(self, runner: Runner, rows: list[Row]) -> None:
         for done, computed in self._run(runner, rows):  # which is let go of before the next step has its own
             self._postprocess(done, computed)
+
+    def _draft(self) -> None:
+        """Guess tokens for the next step. Where that fails, nothing is drafted any more."""
+        if self._drafting is None:
+            return
+        try:
+            self._drafting.propose(self._scheduler.running)
+        except Exception:
+            _log.exception("drafting failed, and is off from now on")
+            self._drafting = None
+            for request in self._scheduler.running:
+                request.n_drafts = request.n_verified = 0
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
@@ -267,6 +286,8 @@ class Engine:
             failure = error
         if failure is None:
             self.measures.step(len(rows), sum(row.end - row.start for row in rows), seconds)
+            if self._drafting is not None:
+                self._drafting.computed(rows, [of_row.states for of_row in computed], seconds)
             yield rows, computed
         elif len(rows) == 1:
             self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
@@ -328,13 +349,18 @@ class Engine:
     def _follow(self, request: Request, outputs: FloatArray) -> FinishReason | None:
         """Choose the next token, and those after it for as long as each is the draft that was computed in its place."""
         drafts, n_verified = request.take_drafts()
-        for position, logits in enumerate(outputs[-1 - n_verified :]):
-            request.n_computed += position > 0  # the last one chosen was computed, as a draft
+        reason: FinishReason | None = None
+        n_right = n_chosen = 0
+        for logits in outputs[-1 - n_verified :]:
+            request.n_computed += n_chosen > 0  # the last one chosen was computed, as a draft
             reason = self._generate(request, logits)
-            is_right = position < len(drafts) and drafts[position] == request.token_ids[request.n_tokens - 1]
+            is_right = n_right < len(drafts) and drafts[n_right] == request.token_ids[request.n_tokens - 1]
+            n_right, n_chosen = n_right + is_right, n_chosen + 1
             if reason is not None or not is_right or request.cancelled:
-                return reason
-        return None
+                break
+        if drafts and self._drafting is not None:
+            self._drafting.judge(request, n_right, min(n_chosen, len(drafts)), n_verified)
+        return reason
 
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""

@@ -115,6 +115,7 @@ class Runner:
         self._cache = cache
         self._memory = model.new_cache(cache.n_pages, kv_type)
         self.page_bytes = model.page_bytes(kv_type)
+        self.draft_windows = model.draft_windows
 
     def run(self, rows: Sequence[Row]) -> list[Computed]:
         """What each row asks for. Running a row again is harmless: it writes the same values into the same pages."""
