@@ -56,6 +56,11 @@ class Nothing:
         self._left = time.perf_counter()
         return self._logits[: len(rows)]
 
+    def states(self, hidden: None, rows: IntArray) -> FloatArray:
+        return np.empty((len(rows), 0), np.float32)
+
+    residual = states
+
 
 def median_us(n_sequences: int, n_ctx: int, n_vocab: int, sampling: str) -> float:
     """Median time between the ends and starts of two model calls, with every sequence decoding."""

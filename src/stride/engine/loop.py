@@ -354,7 +354,7 @@ class Engine:
         for logits in outputs[-1 - n_verified :]:
             request.n_computed += n_chosen > 0  # the last one chosen was computed, as a draft
             reason = self._generate(request, logits)
-            is_right = n_right < len(drafts) and drafts[n_right] == request.token_ids[request.n_tokens - 1]
+            is_right = drafts[n_right : n_right + 1] == [request.token_ids[request.n_tokens - 1]]
             n_right, n_chosen = n_right + is_right, n_chosen + 1
             if reason is not None or not is_right or request.cancelled:
                 break

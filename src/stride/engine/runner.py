@@ -115,7 +115,11 @@ class Runner:
         self._cache = cache
         self._memory = model.new_cache(cache.n_pages, kv_type)
         self.page_bytes = model.page_bytes(kv_type)
-        self.draft_windows = model.draft_windows
+
+    @property
+    def draft_windows(self) -> tuple[int | None, ...]:
+        """The model's."""
+        return self._model.draft_windows
 
     def run(self, rows: Sequence[Row]) -> list[Computed]:
         """What each row asks for. Running a row again is harmless: it writes the same values into the same pages."""
