@@ -147,11 +147,11 @@ def test_a_prompt_runs_the_heads_over_its_end_alone(new_client: Any, model: Deco
 
     class Counting(HeadDrafter):
         def _run(self, index: int, rows: Any, states: Any) -> Any:
-            runs.append(sum(row.end - row.start for row in rows))
+            runs.append(sum(max(0, min(row.end, 500) - row.start) for row in rows))
             return super()._run(index, rows, states)
 
-    generate(new_client, model, [[1] * 500], 0.0, 2, lambda runner: Counting(runner, DRAFT_LAG), n_parallel=1)
+    generate(new_client, model, [[1] * 500], 0.0, 30, lambda runner: Counting(runner, DRAFT_LAG), n_parallel=1)
     windows = [window for window in model.draft_windows if window is not None]
     assert len(windows) == len(model.draft_windows)
     most = sum((index + 1) * window for index, window in enumerate(windows))
-    assert 0 < sum(runs) <= most + 3 * len(windows)
+    assert 0 < sum(runs) <= most + 12  # at the very end, some again

@@ -20,7 +20,7 @@ KEPT, KEPT_OF_ALL = 0.9, 0.99
 LEAST_GAIN = 1.03
 """Tokens per second with drafts, over those without, below which there are none: what was measured is not exact."""
 SLOPE = 0.05
-"""Time of one token more, in steps that have not been tried, over that of a step without drafts."""
+"""Time of one draft for each sequence, in steps that have not been tried, over that of a step without."""
 
 
 @dataclass(slots=True)
@@ -121,7 +121,7 @@ class DraftLength:
         expected, depth, n_best, best = float(len(room)), 0, 0, LEAST_GAIN * len(room) / plain
         for n, (chance, position, _) in enumerate(candidates, 1):
             expected, depth = expected + chance, max(depth, position + 1)
-            step = costs.steps.seconds(len(room) + n, SLOPE * plain)
+            step = costs.steps.seconds(len(room) + n, SLOPE * plain / len(room))
             rate = expected / (step + costs.drafting.seconds(depth, 0.0))
             if rate > best:
                 n_best, best = n, rate
