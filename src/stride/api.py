@@ -113,6 +113,7 @@ class LLM:
         self.tokenizer, self.template, self.tool_format = loaded.tokenizer, loaded.template, loaded.tool_format
         self.masks, self.backend, self.engine = loaded.masks, loaded.backend, loaded.engine
         self.plan, self.n_ctx, self.kv_type = loaded.plan, loaded.plan.n_ctx, loaded.plan.kv_type
+        self.draft_kind = loaded.drafting.kind
         self._texts = Texts(self.tokenizer, self.n_ctx, self.config.n_vocab)
         self._prompter = Prompter(self.template, self.tokenizer, self.tool_format, self._texts)
         self.cache_scope = ""

@@ -108,6 +108,7 @@ class Loaded:
     masks: AnswerMasks
     backend: Backend
     plan: Plan
+    drafting: Choice
     engine: Engine
     decoder: Decoder | None
     opened: ExitStack
@@ -173,6 +174,7 @@ def load(options: LoadOptions) -> Loaded:
             masks=AnswerMasks(tokenizer, tool_format, "reasoning_effort" in template.source),
             backend=backend,
             plan=plan,
+            drafting=drafting,
             engine=engine,
             decoder=decoder,
             opened=opened.pop_all(),  # from here on `Loaded.close` does it

@@ -175,7 +175,8 @@ class Request:
     @property
     def draft_room(self) -> int:
         """Drafts that may stand behind the known tokens: one token more is chosen when all of them are right."""
-        return max(0, len(self.token_ids) - self.n_tokens - 1)
+        room = max(0, len(self.token_ids) - self.n_tokens - 1)
+        return room if self.params.draft_max is None else min(room, self.params.draft_max)
 
     def add_draft(self, token_id: int) -> None:
         """Guess one token more, behind those that are known and guessed."""

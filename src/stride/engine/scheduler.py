@@ -129,7 +129,8 @@ class Scheduler:
         return Row(request, start, end, request.n_outputs(start, end), self._n_states(request, start, end))
 
     def _n_states(self, request: Request, start: int, end: int) -> int:
-        if self._draft_reach == 0 or len(request.token_ids) < request.n_prompt + 2:  # which has nothing to draft
+        has_drafts = len(request.token_ids) > request.n_prompt + 1 and request.params.draft_max != 0
+        if self._draft_reach == 0 or not has_drafts:
             return 0
         return max(0, end - max(start, request.n_prompt - self._draft_reach))
 
