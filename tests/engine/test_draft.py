@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stride.engine import Engine, EngineConfig, Request
-from stride.engine.draft_length import DraftLength, Length
+from stride.engine.draft import IDLE_SHARE
+from stride.engine.draft_length import DraftLength
 from stride.types import SamplingParams, TokenSet
 
 # Of conftest.py: the classes Client and FakeModel, a FakeModel, and what starts an engine over it.
@@ -46,16 +47,15 @@ class AnyLength(DraftLength):
 
     chooser = random.Random(0)
 
-    def choose(self, room: Mapping[Request, int]) -> dict[Request, Length]:
-        guessed = {request: self.chooser.randint(0, most) for request, most in room.items()}
-        return {request: Length(n, self.chooser.randint(0, n)) for request, n in guessed.items()}
+    def choose(self, room: Mapping[Request, int]) -> dict[Request, int]:
+        return {request: self.chooser.randint(0, most) for request, most in room.items()}
 
 
 class FullLength(DraftLength):
     """Verifies as many as there may be."""
 
-    def choose(self, room: Mapping[Request, int]) -> dict[Request, Length]:
-        return {request: Length(most, most) for request, most in room.items()}
+    def choose(self, room: Mapping[Request, int]) -> dict[Request, int]:
+        return dict(room)
 
 
 @pytest.fixture
@@ -282,6 +282,40 @@ def test_choices_and_texts_to_embed_beside_drafts(
     for client in choices:
         assert client.wait().tokens == model.greedy([7] * 50, 20)
     np.testing.assert_allclose(text.wait().vectors[0], model.expected_states(list(range(40))).mean(0), rtol=1e-5)
+
+
+class NoLength(DraftLength):
+    """Verifies nothing."""
+
+    def choose(self, room: Mapping[Request, int]) -> dict[Request, int]:
+        return dict.fromkeys(room, 0)
+
+
+def test_drafting_that_brings_nothing_takes_next_to_no_time(
+    monkeypatch: pytest.MonkeyPatch, new_client: NewClient, model: Model
+) -> None:
+    """Each guess takes as long as 200 steps are taken to: after the first it rests, and the second is its last."""
+    monkeypatch.setattr("stride.engine.draft.DraftLength", NoLength)
+    clock = [0.0]
+    monkeypatch.setattr("stride.engine.draft.perf_counter", lambda: clock[0])
+    guesses: list[int] = []
+
+    class Slow(Guesser):
+        def propose(self, lengths: Mapping[Request, int]) -> None:
+            super().propose(lengths)
+            if any(lengths.values()):
+                guesses.append(len(model.batches))
+                clock[0] += 200 * IDLE_SHARE
+
+    config = EngineConfig(n_ctx=1024, n_parallel=3)
+    engine = Engine(model, config, drafter=lambda runner: Slow(model, lambda: False))
+    monkeypatch.setattr("stride.engine.loop.perf_counter", lambda: float(len(model.batches)))  # a step takes a second
+    engine.submit((client := new_client([1, 2, 3], max_tokens=500)).request)
+    assert client.wait().tokens == model.greedy([1, 2, 3], 500)
+    assert client.end.timings.draft_n is None
+    assert len(guesses) == 2
+    assert guesses[1] - guesses[0] >= 200
+    engine.close()
 
 
 def test_a_drafter_that_fails_is_left_out(new_client: NewClient, model: Model, caplog: Any) -> None:

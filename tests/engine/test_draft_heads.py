@@ -14,7 +14,7 @@ import pytest
 from stride import ops
 from stride.engine import Engine, EngineConfig, Request
 from stride.engine.draft_heads import HeadDrafter
-from stride.engine.draft_length import DraftLength, Length
+from stride.engine.draft_length import DraftLength
 from stride.gguf import open_gguf
 from stride.models import Decoder, load_model
 from stride.models.config import DRAFT_LAG
@@ -26,16 +26,14 @@ heads = partial(HeadDrafter, lag=DRAFT_LAG)
 
 
 class SomeLength(DraftLength):
-    """Lengths by chance; long times without drafts, too."""
+    """Lengths by chance, with rests as long as heads may be behind."""
 
     chooser = random.Random(0)
-    most = 3
+    n_rests = 0
 
-    def choose(self, room: Mapping[Request, int]) -> dict[Request, Length]:
-        rests = self.chooser.random() < 0.02 or getattr(self, "n_rests", 0) > 0
-        self.n_rests = (getattr(self, "n_rests", 0) or 70) - 1 if rests else 0
-        guessed = {request: 0 if rests else self.chooser.randint(0, most) for request, most in room.items()}
-        return {request: Length(n, self.chooser.randint(0, n)) for request, n in guessed.items()}
+    def choose(self, room: Mapping[Request, int]) -> dict[Request, int]:
+        self.n_rests = self.n_rests - 1 if self.n_rests else (self.chooser.random() < 0.02) * DRAFT_LAG // 2
+        return {request: 0 if self.n_rests else self.chooser.randint(0, most) for request, most in room.items()}
 
 
 @pytest.fixture(autouse=True)

@@ -31,26 +31,28 @@ def simulate(
 ) -> tuple[float, float]:
     """Tokens per second, over those without drafts, and drafts for each token; one entry of ``rates`` per sequence."""
     chooser, noise = random.Random(1), random.Random(2)
-    length = DraftLength(len(rates[0]), probe_every)
+    length = DraftLength(len(rates[0]))
     requests = [request() for _ in rates]
     n_tokens = n_drafts = 0
     seconds = 0.0
-    for _ in range(n_steps):
-        chosen = length.choose({one: len(rates[0]) for one in requests})
-        depth = max(one.guessed for one in chosen.values())
+    for step_number in range(n_steps):
+        verified = length.choose({one: len(rates[0]) for one in requests})
+        probes = step_number % probe_every == 0
+        guessed = {one: max(n, int(probes)) for one, n in verified.items()}
+        depth = max(guessed.values())
         length.drafted(len(requests), depth, drafting * depth)
-        n = sum(1 + one.verified for one in chosen.values())
+        n = len(requests) + sum(verified.values())
         step = cost(len(requests), n) * noise.uniform(0.97, 1.1)
         length.stepped(len(requests), n, step)
         seconds += step + drafting * depth
         for one, of_one in zip(requests, rates, strict=True):
             n_right = 0
-            while n_right < chosen[one].guessed and chooser.random() < of_one[n_right]:
+            while n_right < guessed[one] and chooser.random() < of_one[n_right]:
                 n_right += 1
-            for position in range(min(n_right + 1, chosen[one].guessed)):
+            for position in range(min(n_right + 1, guessed[one])):
                 length.judge(one, position, position < n_right)
-            n_tokens += 1 + min(n_right, chosen[one].verified)
-            n_drafts += chosen[one].verified
+            n_tokens += 1 + min(n_right, verified[one])
+            n_drafts += verified[one]
     plain = len(rates) / (cost(len(rates), len(rates)) * 1.035)
     return n_tokens / seconds / plain, n_drafts / n_tokens
 
@@ -83,7 +85,7 @@ def test_drafts_that_cost_what_they_bring_are_left() -> None:
 
 
 def test_the_sequence_whose_drafts_are_right_gets_them() -> None:
-    length = DraftLength(3, 48)
+    length = DraftLength(3)
     good, bad = request(), request()
     for _ in range(20):
         length.stepped(2, 2, 1.0)
@@ -93,22 +95,22 @@ def test_the_sequence_whose_drafts_are_right_gets_them() -> None:
             length.judge(good, position, True)
         length.judge(bad, 0, False)
     chosen = length.choose({good: 3, bad: 3})
-    assert (chosen[good].verified, chosen[bad].verified) == (3, 0)
-    assert length.choose({good: 1, bad: 3})[good].verified == 1  # no more than there is room for
+    assert (chosen[good], chosen[bad]) == (3, 0)
+    assert length.choose({good: 1, bad: 3})[good] == 1  # no more than there is room for
 
 
 def test_a_burst_of_wrong_drafts_ends_them_and_right_ones_bring_them_back() -> None:
-    length = DraftLength(2, 5)
+    length = DraftLength(2)
     one = request()
 
     def n_verified(n_steps: int, is_right: bool) -> list[int]:
         counts = []
-        for _ in range(n_steps):
-            chosen = length.choose({one: 2})[one]
-            length.stepped(1, 1 + chosen.verified, 1.0 + 0.3 * chosen.verified)
-            for position in range(min(chosen.guessed, 2 if is_right else 1)):
+        for step in range(n_steps):
+            verified = length.choose({one: 2})[one]
+            length.stepped(1, 1 + verified, 1.0 + 0.3 * verified)
+            for position in range(min(max(verified, int(step % 5 == 0)), 2 if is_right else 1)):
                 length.judge(one, position, is_right)
-            counts.append(chosen.verified)
+            counts.append(verified)
         return counts
 
     assert n_verified(60, True)[-1] == 2

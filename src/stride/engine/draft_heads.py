@@ -72,11 +72,12 @@ class _Sequence:
             n_before = min(max(0, self.starts[index + 1] - first), len(made))
             self.heads[index + 1].append(first + n_before, made[n_before:])
 
-    def fell_behind(self, position: int) -> None:
-        """Nobody keeps what a token before ``position`` looks at: heads that have not come there go on from nothing."""
-        for index, head in enumerate(self.heads):
-            if len(head.states) and head.first < position:
-                self.heads[index] = _Head()
+    def skip(self, position: int) -> None:
+        """Go on from a position at least: what a token before it looks at is no longer kept."""
+        for head in self.heads:
+            if head.first < position:
+                n_skipped = min(position - head.first, len(head.states))
+                head.first, head.states, head.guessed = head.first + n_skipped, head.states[n_skipped:], _NONE
 
 
 class HeadDrafter:
@@ -85,7 +86,8 @@ class HeadDrafter:
     A head needs keys and values of its last window alone, and these need the states of the head before, which looks
     back by its own: of a prompt, head k runs over as many of the last tokens as it and those after it look back
     together, so that what it has not seen has no consequences. A resumed sequence goes on from the pages it was given.
-    A head that no draft is asked of runs over what has come now and then, in one go.
+    A head that no draft is asked of for a while runs over what has come when one is. After more than ``lag`` tokens it
+    has left some out: until they are out of its window, its drafts are somewhat worse.
     """
 
     def __init__(self, runner: Runner, lag: int) -> None:
@@ -97,14 +99,14 @@ class HeadDrafter:
         self._sequences: WeakKeyDictionary[Request, _Sequence] = WeakKeyDictionary()
         self.n_most = len(windows)
         self.reach = self._reaches[0]
-        self.probe_every = self._catch_up = lag * 3 // 4
+        self.probe_every = lag // 2
 
     def computed(self, row: Row, states: FloatArray) -> None:
         """See `Drafter`."""
         sequence = self._sequences.get(row.request)
         if sequence is not None:
             sequence.settle(row.start)
-            sequence.fell_behind(row.start - self._lag)
+            sequence.skip(row.start - self._lag)
         if len(states):
             if sequence is None:
                 starts = [max(0, row.request.n_prompt - reach) for reach in self._reaches]
@@ -136,7 +138,7 @@ class HeadDrafter:
             if len(states) and head.first + len(states) == request.n_computed:
                 return Row(request, head.first, request.n_computed, n_outputs=1), states
         n_known = self._n_known(request, index)
-        if n_known and request.n_computed - head.first >= self._catch_up:
+        if n_known and request.n_computed <= request.n_prompt:  # a prompt, whose pages are there now
             return Row(request, head.first, head.first + n_known, n_outputs=0), head.states[:n_known]
         return None, _NONE
 

@@ -17,6 +17,8 @@ SEQUENCE_TRIES = 4.0
 """Tries of one sequence's own after which it counts for as much as all sequences' average."""
 KEPT, KEPT_OF_ALL = 0.9, 0.99
 """What each try leaves of the weight of those before it, for one sequence and for the average."""
+HOPE = 0.25
+"""Share of drafts right, on average, from which on a new sequence has some."""
 LEAST_GAIN = 1.03
 """Tokens per second with drafts, over those without, below which there are none: what was measured is not exact."""
 SLOPE = 0.05
@@ -47,14 +49,6 @@ class Acceptance:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
-    """Drafts of one sequence: how many are guessed, and how many of them verified."""
-
-    guessed: int
-    verified: int
-
-
 @dataclass(slots=True)
 class _Costs:
     """Seconds by number of sequences: of steps by their tokens, of drafting by the drafts of the longest row."""
@@ -70,17 +64,14 @@ class DraftLength:
     verified as bring the most expected tokens per second, drafting and step taken together; none, where that is not
     clearly more than without. How often they are right is measured for each sequence and position, and starts with the
     average of all; what steps take, by the number of their sequences and tokens, and old measurements are forgotten, so
-    that each way is tried again now and then. A sequence without drafts gets one guessed every ``probe_every``
-    steps, which is compared and not computed.
+    that each way is tried again now and then.
     """
 
-    def __init__(self, n_most: int, probe_every: int) -> None:
+    def __init__(self, n_most: int) -> None:
         self._n_most = n_most
-        self._probe_every = probe_every
         self._average = Acceptance.new(n_most, PRIOR_RIGHT, PRIOR_TRIES)
         self._sequences: WeakKeyDictionary[Request, Acceptance] = WeakKeyDictionary()
         self._costs: dict[int, _Costs] = {}
-        self._since_probe = 0
 
     def judge(self, request: Request, position: int, is_right: bool) -> None:
         """A draft, all before it right, turned out right or wrong."""
@@ -96,16 +87,13 @@ class DraftLength:
         if depth:
             self._costs.setdefault(n_sequences, _Costs()).drafting.add(depth, seconds)
 
-    def choose(self, room: Mapping[Request, int]) -> dict[Request, Length]:
-        """Drafts for the sequences of the next step, each of which has room for so many."""
-        verified = self._most_tokens_per_second(room)
-        self._since_probe += 1
-        probes = self._since_probe >= self._probe_every
-        if probes or all(verified.values()):
-            self._since_probe = 0
-        return {request: Length(max(n, int(probes and room[request] > 0)), n) for request, n in verified.items()}
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether drafts are right often enough, on average, to try them with a new sequence."""
+        return self._average.right[:1] > [HOPE * tries for tries in self._average.tries[:1]]
 
-    def _most_tokens_per_second(self, room: Mapping[Request, int]) -> dict[Request, int]:
+    def choose(self, room: Mapping[Request, int]) -> dict[Request, int]:
+        """Drafts to verify for the sequences of the next step, each of which has room for so many."""
         lengths = dict.fromkeys(room, 0)
         costs = self._costs.get(len(room))
         if costs is None or len(room) not in costs.steps:  # a step without drafts is measured first

@@ -22,7 +22,7 @@ class ModelDrafter:
 
     n_most = 16
     reach = 0
-    probe_every = 48
+    probe_every = 32
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._chunk = config.chunk

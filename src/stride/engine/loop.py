@@ -65,8 +65,7 @@ class Engine:
         drafting = None if drafter is None else Drafting(drafter(runner), config, self.measures)
         self._drafting: Drafting | None = None
         most_logits = LOGITS_BYTES // (4 * model.n_vocab)
-        draft_reach = 0 if drafting is None else drafting.reach
-        self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes, has_room, most_logits, draft_reach)
+        self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes, has_room, most_logits)
         self._durations: deque[float] = deque(maxlen=16)  # seconds of the last requests in work
         self._changed = threading.Condition()  # guards the scheduler and the flags below
         self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -217,7 +216,7 @@ class Engine:
             self._drafting.propose(self._scheduler.running)
         except Exception:
             _log.exception("drafting failed, and is off from now on")
-            self._drafting = None
+            self._drafting, self._scheduler.draft_reach = None, 0
             for request in self._scheduler.running:
                 request.n_drafts = request.n_verified = 0
 
@@ -234,6 +233,8 @@ class Engine:
                 displaced, self._displaced = self._displaced, []
                 for request, _ in displaced:
                     self._scheduler.left(request)
+                if self._drafting is not None:
+                    self._scheduler.draft_reach = self._drafting.reach(has_new=len(self._scheduler.waiting) > 0)
                 rows = [] if self._aborting else self._scheduler.schedule()
                 refused = None if rows or self._aborting else self._scheduler.remove_refused()
                 closing = self._closing
@@ -358,6 +359,7 @@ class Engine:
             n_right, n_chosen = n_right + is_right, n_chosen + 1
             if reason is not None or not is_right or request.cancelled:
                 break
+        self.measures.sequence_steps += 1
         if drafts and self._drafting is not None:
             self._drafting.judge(request, n_right, min(n_chosen, len(drafts)), n_verified)
         return reason

@@ -47,6 +47,8 @@ class Measures:
         self.step_tokens = Histogram(SIZES)
         self.ends: Counter[str] = Counter()
         """By reason: the output's, failed, or those of `dropped`."""
+        self.sequence_steps = 0
+        """Times that a token, and those after it that were guessed right, were chosen for a sequence."""
         self.drafted: Counter[int] = Counter()
         self.accepted: Counter[int] = Counter()
         """Drafts that were verified, and those of them that were right, by how many of the same step came before."""

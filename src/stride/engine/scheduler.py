@@ -39,7 +39,9 @@ class Scheduler:
     request whose tokens may come to need more waits, and those behind it, once nothing is left to give back.
 
     ``most_logits``: where logits are wanted after each token of a prompt, prompts get this many tokens at most.
-    ``draft_reach``: drafting wants the states of so many tokens before a prompt's end, and all after; 0: of none.
+
+    Attributes:
+        draft_reach: drafting wants the states of so many tokens before a prompt's end, and of all after; 0: of none.
     """
 
     def __init__(
@@ -49,13 +51,12 @@ class Scheduler:
         prefixes: PrefixCache,
         has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True,
         most_logits: int = 128,
-        draft_reach: int = 0,
     ) -> None:
         self._cache = cache
         self._chunk = chunk
         self._has_room = has_room
         self._most_logits = most_logits
-        self._draft_reach = draft_reach
+        self.draft_reach = 0
         self._prefixes = prefixes
         self._pace = Pace(chunk)
         self.waiting = FairQueue()
@@ -130,9 +131,9 @@ class Scheduler:
 
     def _n_states(self, request: Request, start: int, end: int) -> int:
         has_drafts = len(request.token_ids) > request.n_prompt + 1 and request.params.draft_max != 0
-        if self._draft_reach == 0 or not has_drafts:
+        if self.draft_reach == 0 or not has_drafts:
             return 0
-        return max(0, end - max(start, request.n_prompt - self._draft_reach))
+        return max(0, end - max(start, request.n_prompt - self.draft_reach))
 
     def _may_start(self, n_tokens: int) -> bool:
         """Whether there is memory for what runs and a new sequence of so many tokens; 0: for what runs."""
