@@ -284,6 +284,42 @@ def test_choices_and_texts_to_embed_beside_drafts(
     np.testing.assert_allclose(text.wait().vectors[0], model.expected_states(list(range(40))).mean(0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("share_right", [0.0, 1.0])
+def test_sampled_tokens_keep_their_distribution(
+    full_length: None, drafted: Callable[..., Engine], new_client: NewClient, model: Model, share_right: float
+) -> None:
+    """Of 1500 answers that begin with one token, the second one, which was drafted as the likeliest, or as another."""
+    first = model.greedy([4, 2], 1)
+    engine = drafted(model, lambda: share_right == 1, draft_max=2, n_parallel=8, max_queue=1500)
+    params = [SamplingParams(temperature=1.0, top_k=5, top_p=1, min_p=0, seed=i, max_tokens=3) for i in range(1500)]
+    clients = [new_client([4, 2], params=one, mask=BeginsWith(first[0], model.n_vocab)) for one in params]
+    for client in clients:
+        engine.submit(client.request)
+    tokens = [client.wait().tokens for client in clients]
+    assert {found[0] for found in tokens} == set(first)
+    logits = model.expected_logits([4, 2, *first]).astype(np.float64)
+    likeliest = np.argsort(-logits)[:5]
+    weights = np.exp(logits[likeliest] - logits.max())
+    expected = len(tokens) * weights / weights.sum()
+    counts = np.array([sum(found[1] == token for found in tokens) for token in likeliest])
+    assert counts.sum() == len(tokens)
+    assert ((counts - expected) ** 2 / expected).sum() < 18.5  # chi-square of 4 degrees, p = 0.001
+    assert sum(engine.measures.drafted.values()) >= len(tokens)
+
+
+class BeginsWith:
+    """A mask that leaves one token for the first."""
+
+    def __init__(self, token_id: int, n_vocab: int) -> None:
+        self._next: TokenSet = TokenSet(np.array([token_id]))
+
+    def allowed(self) -> TokenSet:
+        return self._next
+
+    def accept(self, token_id: int) -> None:
+        self._next = TokenSet(np.empty(0, np.intp), excluded=True)
+
+
 class NoLength(DraftLength):
     """Verifies nothing."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from stride import ops
 from stride.engine import Engine, EngineConfig, Request
 from stride.engine.draft_heads import HeadDrafter
 from stride.engine.draft_length import DraftLength
+from stride.engine.scheduler import Row
 from stride.gguf import open_gguf
 from stride.models import Decoder, load_model
 from stride.models.config import DRAFT_LAG
 from stride.ops.api import PAGE_TOKENS, Batch
-from stride.types import SamplingParams
+from stride.types import SamplingParams, TokenSet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 heads = partial(HeadDrafter, lag=DRAFT_LAG)
@@ -40,6 +41,7 @@ class SomeLength(DraftLength):
 def some_length(monkeypatch: pytest.MonkeyPatch) -> None:
     SomeLength.chooser = random.Random(5)
     monkeypatch.setattr("stride.engine.draft.DraftLength", SomeLength)
+    monkeypatch.setattr("stride.engine.draft.IDLE_SHARE", 1e9)  # nobody rests, however little it brings
 
 
 @pytest.fixture(scope="module", params=["step35-three-drafts", "step35-one-draft"])
@@ -68,10 +70,10 @@ def generate(
 def test_speculative_equals_plain(new_client: Any, model: Decoder, temperature: float) -> None:
     chooser = random.Random(1)
     prompts = [[chooser.randrange(model.n_vocab) for _ in range(n)] for n in (1, 2, 5, 31, 70, 33, 200, 90)]
-    plain = generate(new_client, model, prompts, temperature, 300, None, n_parallel=1)
-    assert [len(tokens) for tokens in plain] == [300] * 8
+    plain = generate(new_client, model, prompts, temperature, 150, None, n_parallel=1)
+    assert [len(tokens) for tokens in plain] == [150] * 8
     for n_parallel, chunk in ((1, 512), (8, 512), (3, 9)):
-        found = generate(new_client, model, prompts, temperature, 300, heads, n_parallel=n_parallel, chunk=chunk)
+        found = generate(new_client, model, prompts, temperature, 150, heads, n_parallel=n_parallel, chunk=chunk)
         assert found == plain
 
 
@@ -83,61 +85,92 @@ def test_resumed_sequences_draft_too(new_client: Any, model: Decoder) -> None:
     assert generate(new_client, model, prompts, 0.0, 60, heads, n_parallel=2, cache_bytes=1 << 22) == plain
 
 
-class Noting(HeadDrafter):
-    """Keeps what it drafted: (the known tokens, the drafts)."""
-
-    def propose(self, lengths: Mapping[Request, int]) -> None:
-        super().propose(lengths)
-        for request in lengths:
-            drafts = request.token_ids[request.n_tokens : request.n_tokens + request.n_drafts].tolist()
-            self.noted.append((request.token_ids[: request.n_tokens].tolist(), drafts))
-
-    noted: list[tuple[list[int], list[int]]]
+Noted = tuple[list[int], int, np.ndarray]
+"""Tokens that were known, then drafts of the heads before; which head comes next, and its logits."""
 
 
-def drafts_from_scratch(model: Decoder, tokens: list[int], n: int) -> list[int]:
-    """What the heads draft behind some tokens, all that came before computed anew."""
-    n_pages = -(-(len(tokens) + n) // PAGE_TOKENS)
+class NotingRunner:
+    """Keeps what draft heads gave to those that asked."""
+
+    def __init__(self, runner: Any, noted: list[Noted]) -> None:
+        self._runner = runner
+        self._noted = noted
+        self.draft_windows = runner.draft_windows
+
+    def draft(self, head: int, rows: Sequence[Row], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        made, logits = self._runner.draft(head, rows, states)
+        asking = [row.request for row in rows if row.n_outputs]
+        for request, of_request in zip(asking, logits, strict=True):
+            assert request.n_drafts == head
+            self._noted.append((request.token_ids[: request.n_tokens + head].tolist(), head, of_request))
+        return made, logits
+
+
+def logits_from_scratch(model: Decoder, tokens: list[int], head: int) -> np.ndarray:
+    """What a head says behind some tokens, the last of which are drafts, all before it computed anew."""
+    n_computed = len(tokens) - 1 - head  # the last known token is chosen, and not computed yet
+    n_pages = -(-len(tokens) // PAGE_TOKENS)
     cache = model.new_cache([n_pages] * len(model.windows), "f16")
-    ids = np.array(tokens, np.int32)
 
-    def batch(token_ids: np.ndarray, n_outputs: int) -> Batch:
+    def batch(first: int, n_outputs: int) -> Batch:
         return Batch(
-            token_ids=token_ids,
-            positions=np.arange(len(token_ids), dtype=np.int32),
-            row_starts=np.array([0, len(token_ids)], np.int32),
+            token_ids=np.array(tokens[first : first + n_computed], np.int32),
+            positions=np.arange(n_computed, dtype=np.int32),
+            row_starts=np.array([0, n_computed], np.int32),
             page_tables=(np.arange(n_pages, dtype=np.int32)[None, :],) * len(model.windows),
-            outputs=np.arange(len(token_ids) - n_outputs, len(token_ids), dtype=np.int32),
+            outputs=np.arange(n_computed - n_outputs, n_computed, dtype=np.int32),
         )
 
-    computed = ids[:-1]  # the last one is chosen, and not computed yet
-    states = model.residual(
-        model.hidden(batch(computed, len(computed)), cache), np.arange(len(computed), dtype=np.int32)
-    )
-    drafts: list[int] = []
-    for head in range(n):
-        following = np.concatenate([ids, np.array(drafts, np.int32)])[head + 1 :]
-        states, logits = model.draft(head, states, batch(following, 1), cache)
-        drafts.append(int(logits[-1].argmax()))
-    return drafts
+    everything = batch(0, n_computed)
+    states = model.residual(model.hidden(everything, cache), everything.outputs)
+    for index in range(head + 1):
+        states, logits = model.draft(index, states, batch(index + 1, 1), cache)
+    return logits[-1]
 
 
-def test_drafts_of_a_long_answer_are_those_computed_from_scratch(new_client: Any, model: Decoder) -> None:
-    """Whatever was accepted, rejected or not drafted before; prompts are longer than all the heads look back."""
+class Following:
+    """A mask that now and then leaves but the token that was guessed, so that drafts of untrained heads are right."""
+
+    def __init__(self, share: float, n_vocab: int) -> None:
+        self._share = share
+        self._n_vocab = n_vocab
+        self._chooser = random.Random(7)
+        self.request: Any = None
+
+    def allowed(self) -> TokenSet:
+        guessed = self.request.token_ids[self.request.n_tokens :][:1]  # where guesses stand until they are replaced
+        if len(guessed) and 0 <= guessed[0] < self._n_vocab and self._chooser.random() < self._share:
+            return TokenSet(guessed.astype(np.intp))
+        return TokenSet(np.empty(0, np.intp), excluded=True)
+
+    def accept(self, token_id: int) -> None:
+        """Nothing is remembered."""
+
+
+@pytest.mark.parametrize("share_right", [0.0, 0.6, 1.0])
+def test_drafts_of_a_long_answer_are_those_computed_from_scratch(
+    new_client: Any, model: Decoder, share_right: float
+) -> None:
+    """To the bit, whatever was accepted, rejected or not drafted; prompts are longer than all heads look back."""
     chooser = random.Random(3)
-    prompts = [[chooser.randrange(model.n_vocab) for _ in range(n)] for n in (60, 3, 100)]
-    noted: list[tuple[list[int], list[int]]] = []
-
-    def noting(runner: Any) -> Noting:
-        drafter = Noting(runner, lag=DRAFT_LAG)
-        drafter.noted = noted
-        return drafter
-
-    generate(new_client, model, prompts, 0.0, 250, noting, n_parallel=3, chunk=40)
-    with_drafts = [(tokens, drafts) for tokens, drafts in noted if drafts]
-    assert {len(drafts) for _, drafts in with_drafts} == set(range(1, len(model.draft_heads) + 1))
-    for tokens, drafts in with_drafts[::5]:
-        assert drafts == drafts_from_scratch(model, tokens, len(drafts))
+    noted: list[Noted] = []
+    config = EngineConfig(n_ctx=640, n_parallel=3, chunk=40)
+    engine = Engine(model, config, drafter=lambda runner: heads(NotingRunner(runner, noted)))
+    clients = []
+    for n in (60, 3, 100):
+        mask = Following(share_right, model.n_vocab)
+        prompt = [chooser.randrange(model.n_vocab) for _ in range(n)]
+        clients.append(new_client(prompt, max_tokens=200, mask=mask))
+        mask.request = clients[-1].request
+        engine.submit(clients[-1].request)
+    for client in clients:
+        assert len(client.wait().tokens) == 200
+    engine.close()
+    accepted = sum(engine.measures.accepted.values()) / sum(engine.measures.drafted.values())
+    assert accepted < 0.05 if share_right == 0 else accepted > share_right / 3
+    assert {head for _, head, _ in noted} == set(range(len(model.draft_heads)))
+    for tokens, head, logits in noted[::7]:
+        np.testing.assert_array_equal(logits, logits_from_scratch(model, tokens, head))
 
 
 def test_a_prompt_runs_the_heads_over_its_end_alone(new_client: Any, model: Decoder) -> None:

@@ -73,7 +73,7 @@ def measure(llm: LLM, n_gen: int, repeats: int, n_sequences: int = 1, plain: LLM
         draft_ts=statistics.median(with_drafts for _, with_drafts in pairs),
         speed_up=statistics.median(with_drafts / without for without, with_drafts in pairs),
         acceptance=tuple((measures.accepted - accepted)[i] / counts[i] for i in sorted(counts)),
-        tokens_per_step=repeats * n_sequences * (n_gen - 1) / n_steps,
+        tokens_per_step=repeats * n_sequences * n_gen / n_steps,
         drafted=tuple(counts[i] for i in sorted(counts)),
     )
 
