@@ -61,6 +61,7 @@ class FullLength(DraftLength):
 @pytest.fixture
 def full_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stride.engine.draft.DraftLength", FullLength)
+    monkeypatch.setattr("stride.engine.draft.IDLE_SHARE", 1e9)  # nobody rests, however little it brings
 
 
 @pytest.fixture
@@ -129,6 +130,7 @@ def test_speculative_equals_plain_whoever_comes_and_goes(
     model = new_model()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stride.engine.draft.DraftLength", AnyLength)
+        patch.setattr("stride.engine.draft.IDLE_SHARE", 1e9)
         guesser = Guesser(model, lambda: chooser.random() < share_right)
         engine = Engine(model, config, drafter=lambda runner: guesser)
     found = clients()
