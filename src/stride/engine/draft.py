@@ -110,13 +110,13 @@ class Drafting:
             self._length.drafted(len(decoding), max(lengths.values()), end - chosen)
         for request, n in verified.items():
             request.n_verified = min(request.n_drafts, n)
-        if any(verified.values()):
-            self._cost, self._earned = 0.0, max(self._earned, 0.0)  # this time is that of the tokens it brings
+        if probes:
+            self._since_probe, self._has_probed = 0, True
+        if any(verified.values()):  # the time is that of the tokens it brings
+            self._cost, self._earned, self._has_probed = 0.0, max(self._earned, 0.0), False
         elif decoding:
             self._spend(end - start)
             self._rests = self._has_probed and self._earned < 0
-        if probes:
-            self._since_probe, self._has_probed = 0, True
 
     def _spend(self, seconds: float) -> None:
         self._earned -= seconds

@@ -19,6 +19,8 @@ KEPT, KEPT_OF_ALL = 0.9, 0.99
 """What each try leaves of the weight of those before it, for one sequence and for the average."""
 HOPE = 0.25
 """Share of drafts right, on average, from which on a new sequence has some."""
+PLAIN_EVERY = 32
+"""Steps after which one goes without drafts, to be measured."""
 LEAST_GAIN = 1.03
 """Tokens per second with drafts, over those without, below which there are none: what was measured is not exact."""
 SLOPE = 0.05
@@ -96,7 +98,9 @@ class DraftLength:
         """Drafts to verify for the sequences of the next step, each of which has room for so many."""
         lengths = dict.fromkeys(room, 0)
         costs = self._costs.get(len(room))
-        if costs is None or len(room) not in costs.steps:  # a step without drafts is measured first
+        if costs is None or costs.steps.is_due(
+            len(room), PLAIN_EVERY
+        ):  # what goes without is measured first, and again
             return lengths
         plain = costs.steps.seconds(len(room), 0.0)
         usual = [right / tries for right, tries in zip(self._average.right, self._average.tries, strict=True)]

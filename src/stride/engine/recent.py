@@ -8,12 +8,13 @@ from statistics import median_low
 
 FORGOTTEN_AFTER = 256
 """Measurements of any size after which those of one size that came before are forgotten."""
-_REMEMBERED = 5
+_REMEMBERED, _AT_FIRST, _CREDIBLE = 5, 3, 2
+"""Of each size: measurements that are kept, that are made to begin with, and that are believed."""
 
 
 class Recent:
-    """Seconds by size: of each size the lower median of the last few, unless they are too old. What is larger takes no
-    less: where it seems to, the smaller was slow by chance.
+    """Seconds by size: of each size the lower median of the last few, unless they are too old, or there is but one, as
+    first times are slow. What is larger takes no less: where it seems to, the smaller was slow by chance.
     """
 
     def __init__(self) -> None:
@@ -30,13 +31,15 @@ class Recent:
         self._at[size] = self._n
         for old in [size for size, at in self._at.items() if self._n - at > FORGOTTEN_AFTER]:
             del self._seconds[old], self._at[old]
-        self._sizes = sorted(self._seconds)
+        self._sizes = sorted(size for size, found in self._seconds.items() if len(found) >= _CREDIBLE)
         self._values = [median_low(self._seconds[size]) for size in self._sizes]
         for i in range(len(self._values) - 2, -1, -1):
             self._values[i] = min(self._values[i], self._values[i + 1])
 
-    def __contains__(self, size: int) -> bool:
-        return size in self._seconds
+    def is_due(self, size: int, every: int) -> bool:
+        """Whether a size that should be measured ``every`` so many measurements is to be measured now; at first, a few
+        times."""
+        return len(self._seconds.get(size, ())) < _AT_FIRST or self._n - self._at[size] >= every
 
     def seconds(self, size: int, slope: float) -> float:
         """Seconds of a size: on the line between its neighbours; past the last of them, ``slope`` more for each."""
