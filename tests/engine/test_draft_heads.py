@@ -13,8 +13,10 @@ import pytest
 
 from stride import ops
 from stride.engine import Engine, EngineConfig, Request
+from stride.engine.draft import Drafting
 from stride.engine.draft_heads import HeadDrafter
 from stride.engine.draft_length import DraftLength
+from stride.engine.draft_model import ModelDrafter
 from stride.engine.scheduler import Row
 from stride.gguf import open_gguf
 from stride.models import Decoder, load_model
@@ -83,6 +85,24 @@ def test_resumed_sequences_draft_too(new_client: Any, model: Decoder) -> None:
     prompts = [start + [chooser.randrange(model.n_vocab) for _ in range(n)] for n in (40, 1, 90)] * 2
     plain = generate(new_client, model, prompts, 0.0, 60, None, n_parallel=1)
     assert generate(new_client, model, prompts, 0.0, 60, heads, n_parallel=2, cache_bytes=1 << 22) == plain
+
+
+def test_resting_changes_nothing(monkeypatch: pytest.MonkeyPatch, caplog: Any, new_client: Any, model: Decoder) -> None:
+    """Drafting rests now and then, as it does where it brings nothing."""
+    chooser = random.Random(4)
+    propose = Drafting.propose
+
+    def tired(self: Any, running: Sequence[Request]) -> None:
+        self._rests = chooser.random() < 0.3
+        propose(self, running)
+
+    monkeypatch.setattr(Drafting, "propose", tired)
+    prompts = [[chooser.randrange(model.n_vocab) for _ in range(n)] for n in (3, 60, 90, 20, 7)]
+    config = EngineConfig(n_ctx=640, n_parallel=2)
+    plain = generate(new_client, model, prompts, 0.8, 80, None, n_parallel=1)
+    for drafter in (heads, lambda runner: ModelDrafter(model, config)):
+        assert generate(new_client, model, prompts, 0.8, 80, drafter, n_parallel=2) == plain
+    assert "drafting failed" not in caplog.text
 
 
 Noted = tuple[list[int], int, np.ndarray]

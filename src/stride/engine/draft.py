@@ -39,7 +39,7 @@ class Drafter(Protocol):
 
     def computed(self, row: Row, states: FloatArray) -> None:
         """A row was computed: float32 [n_states, n_embd], the states before the output norm of its last tokens. How
-        many of its drafts were right is not known yet."""
+        many of its drafts were right is not known yet. Not told while drafting rests."""
 
     def propose(self, lengths: Mapping[Request, int]) -> None:
         """Put up to so many drafts behind the known tokens of each running sequence (`Request.add_draft`)."""
@@ -72,10 +72,10 @@ class Drafting:
     def computed(self, rows: Sequence[Row], states: Sequence[FloatArray], seconds: float) -> None:
         """A step was run, and its drafts are about to be verified."""
         self._earned = min(self._earned + IDLE_SHARE * seconds, max(self._cost, EARNED_STEPS * IDLE_SHARE * seconds))
-        if self._rests:
-            if self._earned >= self._cost:
-                self._wake()
+        if self._rests and self._earned < self._cost:
             return
+        if self._rests:
+            self._wake()
         start = perf_counter()
         for row, of_row in zip(rows, states, strict=True):
             self._drafter.computed(row, of_row)

@@ -56,6 +56,11 @@ class _Sequence:
         self.starts = starts
         self.heads = [_Head() for _ in starts]
 
+    @property
+    def n_told(self) -> int:
+        """Positions up to the last one whose state is here, drafts included."""
+        return self.heads[0].first + len(self.heads[0].states)
+
     def settle(self, n_computed: int) -> None:
         """The first ``n_computed`` tokens have turned out right, and none of the drafts behind them."""
         self.heads[0].states = self.heads[0].states[: max(0, n_computed - self.heads[0].first)]
@@ -104,6 +109,9 @@ class HeadDrafter:
     def computed(self, row: Row, states: FloatArray) -> None:
         """See `Drafter`."""
         sequence = self._sequences.get(row.request)
+        if sequence is not None and sequence.n_told < row.start:  # drafting rested meanwhile
+            del self._sequences[row.request]
+            sequence = None
         if sequence is not None:
             sequence.settle(row.start)
             sequence.skip(row.start - self._lag)

@@ -33,15 +33,14 @@ class ModelDrafter:
 
     def computed(self, row: Row, states: FloatArray) -> None:
         """See `Drafter`."""
-        if row.request not in self._n_read:  # whoever had its place before is gone
-            for group in self._cache.groups:
-                group.clear(row.request.slot)
-            self._n_read[row.request] = 0
 
     def propose(self, lengths: Mapping[Request, int]) -> None:
         """See `Drafter`."""
         for request in lengths:
-            self._n_read[request] = min(self._n_read[request], request.n_computed)
+            if request not in self._n_read:  # whoever had its place before is gone
+                for group in self._cache.groups:
+                    group.clear(request.slot)
+            self._n_read[request] = min(self._n_read.get(request, 0), request.n_computed)
         rows, budget = [], self._chunk
         for request, length in lengths.items():
             start = self._n_read[request]
