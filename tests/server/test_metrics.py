@@ -25,7 +25,7 @@ def value(families, name, **labels):
 def test_counters_grow_by_what_was_done(demo, demo_llm):
     before = scrape(demo)
     for _ in range(2):
-        demo.ask("/v1/completions", prompt="Once upon", max_tokens=5, ignore_eos=True)
+        demo.ask("/v1/completions", prompt="Once upon", max_tokens=5, ignore_eos=True, draft_max=0)
     after = scrape(demo)
 
     def grown(name, **labels):
