@@ -47,7 +47,7 @@ def test_some_tokens_logits_are_those_of_all(outputs: list[int], name: str, back
         batch(model.n_vocab, len(model.windows), which) for which in (list(range(sum(LENGTHS))), outputs)
     )
     n_pages = [everything.page_tables[0].size] * len(model.windows)
-    _, all_logits = model.forward_with_hidden(everything, model.new_cache(n_pages, "f32"))
+    all_logits = model.forward(everything, model.new_cache(n_pages, "f32"))
     found = model.forward(wanted, model.new_cache(n_pages, "f32"))
     assert found.shape == (len(outputs), model.n_vocab)
     if backend == "cpu":  # whose results do not depend on what else is computed

@@ -25,7 +25,7 @@ def value(families, name, **labels):
 def test_counters_grow_by_what_was_done(demo, demo_llm):
     before = scrape(demo)
     for _ in range(2):
-        demo.ask("/v1/completions", prompt="Once upon", max_tokens=5, ignore_eos=True)
+        demo.ask("/v1/completions", prompt="Once upon", max_tokens=5, ignore_eos=True, draft_max=0)
     after = scrape(demo)
 
     def grown(name, **labels):
@@ -81,3 +81,14 @@ def test_there_are_metrics_before_there_is_a_model(scripted):
     families = scrape(loading)
     assert value(families, "stride:uptime_seconds") >= 0
     assert families["stride:tokens_predicted"].samples == []
+
+
+def test_drafts_are_counted_by_position(demo, demo_llm):
+    demo.ask("/v1/completions", prompt="Once upon", max_tokens=40, ignore_eos=True)
+    families = scrape(demo)
+    for position in range(3):
+        labels = {"model": demo_llm.name, "position": str(position)}
+        drafted = value(families, "stride:drafted_tokens_total", **labels)
+        assert drafted == demo_llm.engine.measures.drafted[position] > 0
+    accepted = [sample.value for sample in families["stride:accepted_tokens"].samples]
+    assert sum(accepted) == demo_llm.engine.measures.accepted.total()

@@ -23,6 +23,8 @@ def command(
     threads: options.Threads = None,
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
+    draft: options.Draft = "auto",
+    draft_max: options.DraftMax = None,
     temperature: options.Temperature = 0.8,
     top_k: options.TopK = 40,
     top_p: options.TopP = 0.95,
@@ -60,7 +62,8 @@ def command(
         "regex": regex,
         "grammar": grammar,
     }
-    with options.load(model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type) as llm:
+    drafting = options.drafting(draft, draft_max)
+    with options.load(model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type, **drafting) as llm:
         if chat:
             stream = llm.chat([{"role": "user", "content": text}], stream=True, **asked)
         else:
