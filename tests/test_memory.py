@@ -79,7 +79,7 @@ def test_a_sequence_never_holds_more_pages_than_planned(window, n_ctx, chunk, st
 
 def test_all_wishes_where_memory_is_plenty():
     cache, working = 4 * cache_bytes(CONFIG, 8192, "f16", CHUNK), working_bytes(CONFIG, 4, CHUNK)
-    expected = Plan(8192, 4, "f16", WEIGHTS, cache, working, PLENTY.available, 8 << 30)
+    expected = Plan(8192, 4, "f16", WEIGHTS, cache, working, PLENTY.available, 8 << 30, chunk=CHUNK)
     assert plan(CONFIG, WEIGHTS, Wishes(), CHUNK, PLENTY) == expected
     assert plan(CONFIG, WEIGHTS, Wishes(n_ctx=0), CHUNK, PLENTY).n_ctx == 16384
     assert plan(CONFIG, WEIGHTS, Wishes(n_ctx=10**9, n_parallel=9, kv_type="f32"), CHUNK, PLENTY).n_ctx == 16384
