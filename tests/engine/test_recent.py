@@ -1,4 +1,4 @@
-"""What something took lately: medians, lines between them, and forgetting."""
+"""What something took lately: the least of it, lines between, and forgetting."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def test_sizes_between_lie_on_the_line_and_those_beyond_on_a_slope() -> None:
 def test_one_that_was_slow_by_chance_changes_little() -> None:
     assert recent(n1=[1.0, 1.0], n4=[9.0]).seconds(4, 0.1) == pytest.approx(1.3)  # a single one is not believed
     assert recent(n1=[9.0, 1.0]).seconds(1, 0.0) == 1.0
-    assert recent(n1=[1.0, 9.0, 1.1]).seconds(1, 0.0) == 1.1
+    assert recent(n1=[1.0, 9.0, 1.1]).seconds(1, 0.0) == 1.0
+    assert recent(n1=[1.0] + [2.0] * 5).seconds(1, 0.0) == 2.0  # nor does one that was quick long ago
     assert recent(n1=[9.0, 9.0], n2=[1.0, 1.0]).seconds(1, 0.0) == 1.0  # more takes no less
 
 

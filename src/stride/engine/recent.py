@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from statistics import median_low
 
 FORGOTTEN_AFTER = 256
 """Measurements of any size after which those of one size that came before are forgotten."""
@@ -13,8 +12,8 @@ _REMEMBERED, _AT_FIRST, _CREDIBLE = 5, 3, 2
 
 
 class Recent:
-    """Seconds by size: of each size the lower median of the last few, unless they are too old, or there is but one, as
-    first times are slow. What is larger takes no less: where it seems to, the smaller was slow by chance.
+    """Seconds by size: of each size the least of the last few, as what disturbs only adds, unless they are too old, or
+    there is but one, as first times are slow. What is larger takes no less: where it seems to, the smaller was slow.
     """
 
     def __init__(self) -> None:
@@ -32,7 +31,7 @@ class Recent:
         for old in [size for size, at in self._at.items() if self._n - at > FORGOTTEN_AFTER]:
             del self._seconds[old], self._at[old]
         self._sizes = sorted(size for size, found in self._seconds.items() if len(found) >= _CREDIBLE)
-        self._values = [median_low(self._seconds[size]) for size in self._sizes]
+        self._values = [min(self._seconds[size]) for size in self._sizes]
         for i in range(len(self._values) - 2, -1, -1):
             self._values[i] = min(self._values[i], self._values[i + 1])
 
