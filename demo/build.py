@@ -100,7 +100,7 @@ def metadata(vocabulary: tokenizer.Vocabulary, description: str) -> dict[str, An
 
 def build(weights: Weights, description: str, path: Path) -> None:
     """Quantise the weights and write the file."""
-    vocabulary = tokenizer.train()
+    vocabulary = tokenizer.vocabulary()
     shapes = config.shapes()
     for name, shape in shapes.items():
         if weights[name].shape != shape:

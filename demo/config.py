@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-N_VOCAB = 3800
+N_VOCAB = 2560
 N_EMBD = 256
 N_TRUNK = 9
 N_DRAFT = 3
