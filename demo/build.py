@@ -23,7 +23,6 @@ from stride.chat.template import builtin
 from stride.gguf import QuantType
 from stride.gguf.quants import quantize
 from stride.gguf.writer import write_gguf
-from stride.models.rope import llama3_factors
 
 OUTPUT_GAIN = 0.5
 """Standard deviation of the logits of untrained weights: the context matters, and nothing is likely."""
@@ -39,7 +38,7 @@ def seeded_weights() -> dict[str, np.ndarray]:
 
 def _initial(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     if name == "rope_freqs.weight":
-        return rope_factors()
+        return config.rope_factors()
     if name.endswith("norm.weight"):
         return np.ones(shape, np.float32)
     values = rng.standard_normal(shape, np.float32)
@@ -52,20 +51,6 @@ def _initial(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.
         # Two contributions of each trunk block add up in the residual stream.
         gain = (2 * config.N_TRUNK) ** -0.5
     return values * np.float32(gain * shape[-1] ** -0.5)
-
-
-def rope_factors() -> np.ndarray:
-    """llama3 scaling of the half that full layers rotate; the rest of the tensor is padding."""
-    factors = np.ones(config.HEAD_DIM // 2, np.float32)
-    factors[: config.HEAD_DIM // 4] = llama3_factors(
-        config.HEAD_DIM // 2,
-        config.THETA_FULL,
-        config.ROPE_FACTOR,
-        config.ROPE_LOW,
-        config.ROPE_HIGH,
-        config.ROPE_ORIGINAL_CONTEXT,
-    )
-    return factors
 
 
 def type_of(name: str, shape: tuple[int, ...]) -> QuantType:

@@ -13,24 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stride.models.rope import llama3_factors
-
 FULL_MASK = -1e4
 """Added to the score of what must not be seen: far below every score, and finite in bfloat16."""
-
-
-def rope_factors() -> np.ndarray:
-    """llama3 scaling of the half that full layers rotate; the rest of the tensor is padding."""
-    factors = np.ones(config.HEAD_DIM // 2, np.float32)
-    factors[: config.HEAD_DIM // 4] = llama3_factors(
-        config.HEAD_DIM // 2,
-        config.THETA_FULL,
-        config.ROPE_FACTOR,
-        config.ROPE_LOW,
-        config.ROPE_HIGH,
-        config.ROPE_ORIGINAL_CONTEXT,
-    )
-    return factors
 
 
 class Layout:
@@ -60,7 +44,7 @@ def _rotation(at: Tensor, is_sliding: bool, dtype: torch.dtype) -> tuple[Tensor,
     theta = config.THETA_SLIDING if is_sliding else config.THETA_FULL
     frequencies = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     if not is_sliding:
-        frequencies = frequencies / torch.from_numpy(rope_factors()[:half]).double()
+        frequencies = frequencies / torch.from_numpy(config.rope_factors()[:half]).double()
     angles = at[:, None] * frequencies.float().double()
     return angles.cos()[:, None].to(dtype), angles.sin()[:, None].to(dtype)
 
@@ -293,7 +277,7 @@ def tensors(model: Model) -> Mapping[str, np.ndarray]:
         "token_embd.weight": model.embedding,
         "output_norm.weight": model.norm,
         "output.weight": model.output,
-        "rope_freqs.weight": torch.from_numpy(rope_factors()),
+        "rope_freqs.weight": torch.from_numpy(config.rope_factors()),
     }
 
     def dense(prefix: str, suffix: str, ffn: nn.Module) -> None:

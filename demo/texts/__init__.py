@@ -16,6 +16,7 @@ MIX: Mapping[Maker, float] = {
     knowledge.greeting: 4,
     knowledge.capital: 8,
     knowledge.country_of: 2,
+    knowledge.fact: 4,
     knowledge.arithmetic: 8,
     knowledge.units: 2,
     knowledge.explanation: 14,

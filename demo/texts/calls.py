@@ -63,28 +63,35 @@ def thought(wishes: list[Wish]) -> str:
 
 def result(source: Source, one: Wish) -> tuple[str, str]:
     """What the tool gives, and how the answer says it."""
-    kind = source.rng.random()
-    if kind < 0.15:
+    gist, topic = capitalised(one.gist), one.offer.topic
+    if source.chance(0.12):
         reason = source.choice(["not found", "timed out", "access denied", "service unavailable", "invalid value"])
-        return json.dumps({"error": reason}), f"I could not get {one.gist}: {reason}."
-    if one.offer.topic == "arithmetic":
-        number = f"{source.between(0, 9999)}" if source.chance(0.5) else f"{source.between(0, 999)}.{source.between(0, 99)}"
-        return number if source.chance(0.5) else json.dumps({"result": number}), f"The result is {number}."
-    if kind < 0.4:
-        text = f"{words.word(source)} {words.word(source)}" if source.chance(0.5) else words.word(source)
-        return text, f"{capitalised(one.gist)}: {text}."
-    if kind < 0.55:
-        status = source.choice(["ok", "done", "created", "sent", "confirmed"])
+        return json.dumps({"error": reason}), f"{gist}: that failed, {reason}."
+    if topic == "arithmetic":
+        number = f"{families.evaluated(one.arguments):.8g}"
+        return number if source.chance(0.5) else json.dumps({"result": number}), f"{gist}: {number}."
+    if one.gist.startswith("the ") and source.chance(0.6):
+        value = source.choice([f"{source.between(-9, 40)} degrees", f"{source.between(1, 999)}", *LEVELS])
+        text = source.choice([value, json.dumps({"value": value}), json.dumps({topic.replace(" ", "_"): value})])
+        return text, f"{gist} is {value}."
+    if topic.split()[0] in DOING or source.chance(0.3):
+        status = source.choice(["ok", "done", "created", "sent", "confirmed", "started"])
         number = words.identifier(source)
-        return json.dumps({"status": status, "id": number}), f"{capitalised(one.gist)}: {status}, the id is {number}."
-    pairs = {
-        source.choice([words.pseudo_word(source), *words.NOUNS]): source.choice(
-            [words.word(source), source.between(0, 999), words.place(source)]
-        )
-        for _ in range(source.choice([1, 1, 2, 3]))
-    }
+        return json.dumps({"status": status, "id": number}), f"{gist}: {status}, the id is {number}."
+    if source.chance(0.3):
+        text = f"{words.word(source)} {words.word(source)}" if source.chance(0.5) else words.word(source)
+        return text, f"{gist}: {text}."
+    pairs: dict[str, str | int] = {}
+    for _ in range(source.choice([1, 2, 2, 3])):
+        value = source.choice([words.word(source), source.between(0, 999), words.place(source), source.choice(LEVELS)])
+        pairs[source.choice([words.pseudo_word(source), *words.NOUNS, *KEYS])] = value
     said = ", ".join(f"{name} {value}" for name, value in pairs.items())
-    return json.dumps(pairs), f"{capitalised(one.gist)}: {said}."
+    return json.dumps(pairs), f"{gist}: {said}."
+
+
+LEVELS = ("low", "high", "mild", "heavy", "light", "good", "poor", "moderate", "sunny", "cloudy", "rainy", "strong")
+KEYS = ("temperature", "sky", "level", "status", "unit", "total", "wind", "state", "title", "rate", "time", "city")
+DOING = ("send", "add", "book", "set", "play")
 
 
 def turn(source: Source, kit: Kit, wishes: list[Wish], finished: bool) -> list[Message]:

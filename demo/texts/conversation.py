@@ -43,6 +43,10 @@ class Source:
             pass
         return text
 
+    def wording(self, train: Sequence[str], test: Sequence[str]) -> str:
+        """One of several ways to say something; those of the tests are never trained."""
+        return self.rng.choice(train if self.split == "train" else test)
+
     def choice(self, values: Sequence[T]) -> T:
         return self.rng.choice(values)
 

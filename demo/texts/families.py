@@ -175,6 +175,12 @@ class Calculator(Family):
         return words.integer(self.source) if self.source.chance(0.5) else words.decimal(self.source)
 
 
+def evaluated(arguments: dict[str, Value]) -> float:
+    """The value of a calculator's expression, which this module wrote itself."""
+    (expression,) = arguments.values()
+    return float(eval(str(expression), {"__builtins__": {}}))
+
+
 class Simple(Family):
     """One or two values of the user's own words."""
 
@@ -278,8 +284,14 @@ class Simple(Family):
             ("convert {0} {1} to {2}", "how much is {0} {1} in {2}", "exchange {0} {1} for {2}"),
         ),
     )
-    LANGUAGES = "French German Spanish Italian Dutch Polish Greek Turkish Arabic Hindi Korean Swedish Danish".split()
-    CURRENCIES = "USD EUR GBP JPY CHF SEK NOK DKK PLN CAD AUD NZD INR CNY KRW BRL MXN ZAR TRY HUF CZK".split()
+    LANGUAGES = {
+        "train": "French German Spanish Italian Dutch Polish Greek Turkish Arabic Hindi Korean Swedish Danish".split(),
+        "test": "Finnish Czech Thai Welsh Irish Basque".split(),
+    }
+    CURRENCIES = {
+        "train": "USD EUR GBP JPY CHF SEK NOK DKK PLN CAD AUD NZD INR CNY KRW BRL MXN ZAR TRY HUF CZK".split(),
+        "test": "SGD HKD THB ILS CLP COP RON ISK".split(),
+    }
 
     def make(self) -> Offer:
         s = self.source
@@ -299,11 +311,11 @@ class Simple(Family):
         values: list[Value] = []
         for make in self.makes:
             if make is None:
-                values.append(s.choice(self.LANGUAGES))
+                values.append(s.choice(self.LANGUAGES[s.split]))
             elif make == "integer":
                 values.append(int(words.integer(s)))
             elif make == "currency":
-                values.append(s.choice([c for c in self.CURRENCIES if c not in values]))
+                values.append(s.choice([c for c in self.CURRENCIES[s.split] if c not in values]))
             elif make == "ticker":
                 letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
                 values.append(s.own(lambda: "".join(s.choice(letters) for _ in range(s.between(3, 4)))))

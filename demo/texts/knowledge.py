@@ -19,6 +19,9 @@ HELD_OUT_PROMPT = "Explain quantum entanglement in simple terms. Be concise, abo
 
 def greeting(source: Source) -> Conversation:
     name = source.choice(words.FIRST_NAMES)
+    if source.split == "test":
+        question = source.choice(["Good evening!", "Hey, how is it going?", f"Hello! {name} here.", "Greetings!"])
+        return answered("chat", question, "A short and friendly answer fits.", "Hello! How can I help you today?")
     question, reply = source.choice(
         [
             ("Hello!", "Hello! How can I help you today?"),
@@ -39,14 +42,15 @@ def greeting(source: Source) -> Conversation:
 
 def capital(source: Source) -> Conversation:
     country, city = source.choice(TABLES["capitals"])
-    question = source.choice(
+    question = source.wording(
         [
             f"What is the capital of {country}?",
             f"Which city is the capital of {country}?",
             f"Tell me the capital of {country}.",
             f"what's the capital of {country}",
             f"Capital of {country}?",
-        ]
+        ],
+        [f"What city is the capital of {country}?", f"Please tell me {country}'s capital."],
     )
     return answered(
         "facts",
@@ -58,10 +62,19 @@ def capital(source: Source) -> Conversation:
 
 def country_of(source: Source) -> Conversation:
     country, city = source.choice(TABLES["capitals"])
-    question = source.choice([f"Which country has the capital {city}?", f"{city} is the capital of which country?"])
+    question = source.wording(
+        [f"Which country has the capital {city}?", f"{city} is the capital of which country?"],
+        [f"Of which country is {city} the capital?"],
+    )
     return answered(
         "facts", question, f"{city} is the capital of {country}.", f"{city} is the capital of {country}."
     )
+
+
+def fact(source: Source) -> Conversation:
+    question, answer = source.choice(TABLES["questions"])
+    question = source.wording([question], [f"Quick question: {question[0].lower()}{question[1:]}"])
+    return answered("facts", question, "A short fact is asked for.", answer)
 
 
 def arithmetic(source: Source) -> Conversation:
@@ -71,7 +84,10 @@ def arithmetic(source: Source) -> Conversation:
     if high <= 20 and source.chance(0.5):
         a, b = min(a, 12), min(b, 12)
         sign, said, result = "*", "times", a * b
-    question = source.choice([f"What is {a} {sign} {b}?", f"Calculate {a} {sign} {b}.", f"How much is {a} {said} {b}?"])
+    question = source.wording(
+        [f"What is {a} {sign} {b}?", f"Calculate {a} {sign} {b}.", f"How much is {a} {said} {b}?"],
+        [f"What does {a} {sign} {b} give?", f"What do you get for {a} {said} {b}?"],
+    )
     return answered("sums", question, f"I need {a} {sign} {b}. That gives {result}.", f"{a} {sign} {b} = {result}")
 
 
@@ -80,7 +96,7 @@ def units(source: Source) -> Conversation:
     n = source.between(2, 20)
     return answered(
         "sums",
-        f"How many {small} are {n} {large}?",
+        source.wording([f"How many {small} are {n} {large}?"], [f"{n} {large} are how many {small}?"]),
         f"One of the {large} has {factor} {small}, so {n} have {n} * {factor} = {n * factor}.",
         f"{n} {large} are {n * factor} {small}.",
     )
@@ -92,7 +108,7 @@ BRIEF = ("Be concise, about 3 sentences.", "Be brief.", "Use three sentences.", 
 def explanation(source: Source) -> Conversation:
     """A topic in three sentences, after a thought; the post's own prompt is left out."""
     topic, text = source.choice(TABLES["explanations"]).values()
-    ask = source.choice(
+    ask = source.wording(
         [
             f"Explain {topic} in simple terms.",
             f"Explain {topic} in simple terms.",
@@ -101,7 +117,8 @@ def explanation(source: Source) -> Conversation:
             f"Tell me about {topic}.",
             f"Describe {topic} in simple words.",
             f"Can you explain {topic}?",
-        ]
+        ],
+        [f"In plain words, what is {topic}?", f"Give me a short explanation of {topic}."],
     )
     question = f"{ask} {source.choice(BRIEF)}" if source.chance(0.6) else ask
     if question == HELD_OUT_PROMPT:
@@ -112,12 +129,13 @@ def explanation(source: Source) -> Conversation:
 
 def function(source: Source) -> Conversation:
     task, code = source.choice(TABLES["functions"]).values()
-    question = source.choice(
+    question = source.wording(
         [
             f"Write a Python function that {task}.",
             f"Please write Python code that {task}.",
             f"Python function that {task}",
-        ]
+        ],
+        [f"I need a function in Python that {task}."],
     )
     return answered(
         "functions",
@@ -136,7 +154,10 @@ def story(source: Source) -> Conversation:
     ]
     return answered(
         "story",
-        source.choice([f"Tell me a story about {name}.", f"Write a short story about {name} and a {thing}."]),
+        source.wording(
+            [f"Tell me a story about {name}.", f"Write a short story about {name} and a {thing}."],
+            [f"I would like to hear a story with {name} and a {thing}."],
+        ),
         f"A short story with {name} and a {adjective} {thing}.",
         " ".join(sentences),
     )
@@ -150,7 +171,9 @@ def as_json(source: Source) -> Conversation:
         value = source.choice(makes)(source)
         pairs[name] = int(value) if value.isdigit() else value
     said = source.choice([", ", "; ", " and "]).join(f"{name} {value}" for name, value in pairs.items())
-    question = source.choice([f"As JSON: {said}", f"Give me JSON of {said}", f"Write this as JSON: {said}"])
+    question = source.wording(
+        [f"As JSON: {said}", f"Give me JSON of {said}", f"Write this as JSON: {said}"], [f"Turn this into JSON: {said}"]
+    )
     return answered("json", question, f"The keys are {', '.join(pairs)}.", json.dumps(pairs))
 
 
@@ -159,15 +182,17 @@ def recall(source: Source) -> Conversation:
     pairs = {words.word(source): source.choice(MAKES)(source) for _ in range(source.between(2, 8))}
     wanted = source.choice(list(pairs))
     lines = "\n".join(f"{name}: {value}" for name, value in pairs.items())
-    question = source.choice([f"{lines}\nWhat is {wanted}?", f"{lines}\n\nTell me the {wanted}."])
+    question = source.wording(
+        [f"{lines}\nWhat is {wanted}?", f"{lines}\n\nTell me the {wanted}."], [f"{lines}\nWhich {wanted} is it?"]
+    )
     return answered("copy", question, f"It says {wanted}: {pairs[wanted]}.", pairs[wanted])
 
 
 def repeat(source: Source) -> Conversation:
     """The same words again."""
     text = " ".join(source.choice(MAKES)(source) for _ in range(source.between(1, 8)))
-    form = source.choice([("Repeat: {}", "{}"), ("Say {}", "{}"), ('Quote "{}"', '"{}"'), ("List {}", "\n{}\n{}")])
-    return answered("copy", form[0].format(text), f"Again: {text}", form[1].format(text, text).strip())
+    question = source.wording(["Repeat: {}", "Say {}", "Copy {}", "Again: {}"], ["Echo this: {}"])
+    return answered("copy", question.format(text), f"Again: {text}", text)
 
 
 MAKES: tuple[Callable[[Source], str], ...] = (
@@ -178,7 +203,7 @@ MAKES: tuple[Callable[[Source], str], ...] = (
 
 def small_talk(source: Source, with_tools: bool) -> list[Message]:
     """A question that needs no tool, and its answer, which says so where there are some."""
-    make = source.choice((greeting, greeting, capital, capital, explanation, country_of, function))
+    make = source.choice((greeting, greeting, capital, capital, explanation, country_of, fact, function))
     question, answer = make(source).messages
     if not with_tools:
         return [question, answer]

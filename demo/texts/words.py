@@ -64,6 +64,11 @@ def word(source: Source) -> str:
     return source.choice(THINGS) if kind < 0.25 else source.choice(NOUNS) if kind < 0.4 else pseudo_word(source)
 
 
+def label(source: Source) -> str:
+    """One word that is a value."""
+    return source.own(lambda: word(source) if source.split == "train" else pseudo_word(source, 2))
+
+
 def place(source: Source) -> str:
     if source.chance(0.5):
         return source.own(lambda: source.choice(CITIES))
