@@ -16,15 +16,12 @@ import config  # noqa: E402
 import model as training  # noqa: E402
 
 from stride import ops  # noqa: E402
-from stride.gguf import QuantType  # noqa: E402
 from stride.models import load_model  # noqa: E402
 from stride.models.decoder import Decoder  # noqa: E402
 from stride.ops.api import PAGE_TOKENS, Batch  # noqa: E402
 
 
-def test_logits_of_the_exported_file_are_those_of_the_trained_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_of_the_exported_file_are_those_of_the_trained_model(tmp_path: Path) -> None:
     torch.manual_seed(1)
     trained = training.Model().eval()
     for block in trained.blocks:
@@ -40,9 +37,8 @@ def test_logits_of_the_exported_file_are_those_of_the_trained_model(
             hidden, logits = trained.draft(index, tokens[:, index + 1 : n + index + 1], hidden, layout)
             wanted.append(logits)
 
-    monkeypatch.setattr(build, "type_of", lambda name, shape: QuantType.F32)
-    build.build(training.tensors(trained), "a test", tmp_path / "exact.gguf")
-    decoder = load_model(tmp_path / "exact.gguf", ops.load("numpy"))
+    path, _ = build.build(training.tensors(trained), "a test", tmp_path, build.exact)
+    decoder = load_model(path, ops.load("numpy"))
     found = all_logits(decoder, tokens[0].numpy(), n)
     for mine, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(mine, theirs[0].numpy(), atol=1e-3)

@@ -35,9 +35,22 @@ def greeting(source: Source) -> Conversation:
             ("What can you do?", "I can answer simple questions, call tools, tell stories and write a little Python."),
             (f"Good morning, my name is {name}.", f"Good morning, {name}! How may I help?"),
             ("Goodbye!", "Goodbye! Have a nice day."),
+            (source.choice(["Bye", "See you later!", "Good night!"]), "Goodbye! Have a nice day."),
+            (source.choice(HELLOS), "Hello! How can I help you today?"),
+            (source.choice(HELLOS), "Hello! How can I help you today?"),
+            (source.choice(MOODS), "I am fine, thank you! What can I do for you?"),
+            (source.choice([f"{name} speaking.", f"It's {name}.", f"My name is {name}."]), f"Hello {name}! How may I help?"),
+            (source.choice(["Great!", "Perfect, thanks.", "Nice work.", "Well done!"]), "Glad to help!"),
         ]
     )
     return answered("chat", question, "A short and friendly answer fits.", reply)
+
+
+HELLOS = (
+    *("Hey", "Hey!", "Hello", "hi there", "Good morning", "Good afternoon!", "Hello, assistant", "Howdy!", "Welcome!"),
+    *("Hi, are you there?", "Hello again", "Are you awake?", "Can you help me?", "I need help.", "Let's start."),
+)
+MOODS = ("How are you?", "How are you today?", "hi, how are you doing", "What's up?", "Are you well?", "How do you feel?")
 
 
 def capital(source: Source) -> Conversation:
