@@ -3,7 +3,8 @@
 
     python demo/evaluate.py [FILE] [--count N] [--exact FILE]
 
-``--exact`` is the same model unquantised (`build.py --exact`): perplexities are compared. Prints one JSON line at the end.
+``--exact`` is the same model unquantised (`build.py --exact`): perplexities are compared. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def exact_calls(llm: LLM, n_calls: int, count: int, shown: int) -> float:
             right += 1
         elif shown:
             shown -= 1
-            print(f"  {messages[-1].content!r}\n    wanted {wanted}\n    found  {found} {answer.message.content or ''!r:.80}")
-            print(f"    thought {answer.message.reasoning!r}")
+            said = answer.message
+            print(f"  {messages[-1].content!r}\n    wanted {wanted}\n    found  {found} {said.content or ''!r:.80}")
+            print(f"    thought {said.reasoning!r}")
     return right / count
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import config
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 FULL_MASK = -1e4
 """Added to the score of what must not be seen: far below every score, and finite in bfloat16."""
@@ -44,7 +44,7 @@ def _rotation(at: Tensor, is_sliding: bool, dtype: torch.dtype) -> tuple[Tensor,
     theta = config.THETA_SLIDING if is_sliding else config.THETA_FULL
     frequencies = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     if not is_sliding:
-        frequencies = frequencies / torch.from_numpy(config.rope_factors()[:half]).double()
+        frequencies = frequencies / torch.tensor(config.rope_factors()[:half], dtype=torch.float64)
     angles = at[:, None] * frequencies.float().double()
     return angles.cos()[:, None].to(dtype), angles.sin()[:, None].to(dtype)
 
@@ -191,9 +191,7 @@ class Experts(nn.Module):
         parts = _Gather.apply(flat, order, back).split(counts.tolist())
         gate_up = torch.cat([self.gate, self.up], 1).to(x.dtype)
         down = self.down.to(x.dtype)
-        outs = [
-            F.linear(swiglu(F.linear(part, gate_up[e]), self.limit), down[e]) for e, part in enumerate(parts)
-        ]
+        outs = [F.linear(swiglu(F.linear(part, gate_up[e]), self.limit), down[e]) for e, part in enumerate(parts)]
         chosen = _Scatter.apply(torch.cat(outs), order, back).view(-1, config.TOP_K, flat.shape[-1])
         routed = torch.bmm(shares[:, None], chosen)[:, 0]
         return routed.view_as(x) + self.shared(x)
@@ -301,4 +299,4 @@ def tensors(model: Model) -> Mapping[str, np.ndarray]:
         prefix = f"blk.{config.N_TRUNK + index}.nextn."
         found |= {prefix + "eh_proj.weight": head.eh_proj, prefix + "enorm.weight": head.enorm}
         found |= {prefix + "hnorm.weight": head.hnorm, prefix + "shared_head_norm.weight": head.norm}
-    return {name: found[name].detach().float().numpy() for name in config.shapes()}
+    return {name: found[name].detach().float().cpu().numpy() for name in config.shapes()}

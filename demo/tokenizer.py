@@ -3,9 +3,9 @@
 
     python demo/tokenizer.py   # learns it anew from the texts and writes vocabulary.json
 
-No merge joins a word and what stands before it, so that a name is the same tokens wherever it stands: behind a space, in
-quotes, or at the beginning of a line. A model this small could not copy it otherwise. Only frequent whole words have a
-second form with the space; digits stand alone.
+No merge joins a word and what stands before it, so that a name is the same tokens wherever it stands: behind a space,
+in quotes, or at the beginning of a line. A model this small could not copy it otherwise. Only frequent whole words have
+a second form with the space; digits stand alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from config import N_VOCAB, SEED
@@ -88,7 +88,7 @@ def learn(texts: Sequence[str]) -> list[str]:
     spaced: Counter[str] = Counter()
     for text in texts:
         pieces = [piece for piece, _ in cut.pre_tokenize_str(text)]
-        spaced.update(after for before, after in zip(pieces, pieces[1:], strict=False) if before == SPACE)
+        spaced.update(after for before, after in pairwise(pieces) if before == SPACE)
     frequent = [piece for piece, _ in spaced.most_common() if piece in known and not piece.isdigit()]
     return [*merges, *(f"{SPACE} {piece}" for piece in frequent[:N_SPACED])]
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import config
 import numpy as np
 import torch
-import torch.nn.functional as F
 from batches import Rows, pack
 from model import Attention, Experts, Layout, Model, linear, norm, tensors
 from optimizer import Muon
 from texts import FIRST_MIX, KINDS, MIX, conversations
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 N_ROWS, LENGTH = 8, 1024
 """Tokens of one step: rows of packed conversations."""
@@ -66,7 +66,7 @@ class Trainer:
         for group, full in zip(groups, self.rates, strict=True):
             group["lr"] = full * rate
         losses = head_losses(self.model, rows) if self.of_heads else [trunk_losses(self.model, rows)]
-        weights = torch.from_numpy(rows.weights)
+        weights = tensor(rows.weights)
         total = sum((loss * ahead(weights, i + 1 + self.of_heads, 0)).sum() for i, loss in enumerate(losses))
         (total / weights.sum()).backward()
         for optimizer in self.optimizers:
@@ -88,6 +88,11 @@ class Trainer:
             optimizer.load_state_dict(values)
 
 
+def tensor(array: np.ndarray) -> Tensor:
+    """Where the model is."""
+    return torch.from_numpy(array).to(torch.get_default_device())
+
+
 def ahead(x: Tensor, n: int, fill: float) -> Tensor:
     """What stands n places further in each row."""
     return F.pad(x[:, n:], (0, n), value=fill)
@@ -101,21 +106,21 @@ def losses_of(hidden: Tensor, weight: Tensor, output: Tensor, targets: Tensor) -
 
 def within(rows: Rows, n: int) -> Tensor:
     """Where the token n places further is of the same document."""
-    documents = torch.from_numpy(rows.documents)
+    documents = tensor(rows.documents)
     return (ahead(documents, n, -2) == documents) & (documents >= 0)
 
 
 def trunk_losses(model: Model, rows: Rows) -> Tensor:
-    tokens = torch.from_numpy(rows.tokens)
-    layout = Layout(torch.from_numpy(rows.documents), torch.bfloat16)
+    tokens = tensor(rows.tokens)
+    layout = Layout(tensor(rows.documents), torch.bfloat16)
     hidden = model.hidden(tokens, layout, torch.bfloat16)
     return losses_of(hidden, model.norm, model.output, ahead(tokens, 1, 0)) * within(rows, 1)
 
 
 def head_losses(model: Model, rows: Rows) -> list[Tensor]:
     """Each head gets the state of the one before and the next token, as when drafting."""
-    tokens = torch.from_numpy(rows.tokens)
-    layout = Layout(torch.from_numpy(rows.documents), torch.bfloat16)
+    tokens = tensor(rows.tokens)
+    layout = Layout(tensor(rows.documents), torch.bfloat16)
     with torch.no_grad():
         state = model.hidden(tokens, layout, torch.bfloat16)
     losses = []
@@ -152,7 +157,7 @@ class Log:
         self.n_tokens += rows.tokens.size
         for label, loss in enumerate(losses):
             own = rows.weights == 1
-            values = loss.numpy()[:, : -1 - label]
+            values = loss.cpu().numpy()[:, : -1 - label]
             shifted = own[:, 1 + label :]
             kinds = rows.kinds[:, : -1 - label][shifted]
             self.sums[label, :, 0] += np.bincount(kinds, values[shifted], len(KINDS))
@@ -216,15 +221,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2500, help="of the trunk")
     parser.add_argument("--decay", type=int, default=500, help="last steps of the trunk, in which the rate falls")
     parser.add_argument("--head-steps", type=int, default=500, help="of the draft heads")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_default_device(arguments.device)
     torch.manual_seed(config.SEED)
-    torch.set_num_threads(2)
     compiled()
     model = Model()
     trainer = Trainer(model, of_heads=False)
     checkpoint = arguments.folder / "checkpoint.pt"
-    state = torch.load(checkpoint) if checkpoint.exists() else None
+    state = torch.load(checkpoint, map_location=arguments.device) if checkpoint.exists() else None
     if state is not None and not state["of_heads"]:
         trainer.load(state)
     if state is None or not state["of_heads"]:

@@ -15,8 +15,8 @@ from stride.bench.tasks import POST_TASKS, TOOLS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
 
-from texts import FIRST_MIX, MIX, conversations  # noqa: E402
-from texts.conversation import Conversation, split_of  # noqa: E402
+from texts import FIRST_MIX, MIX, conversations
+from texts.conversation import Conversation, split_of
 
 N = 1500
 

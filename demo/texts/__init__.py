@@ -27,7 +27,13 @@ MIX: Mapping[Maker, float] = {
     knowledge.repeat: 6,
 }
 """How often each kind of text comes."""
-FIRST_MIX: Mapping[Maker, float] = {**MIX, knowledge.recall: 60, knowledge.repeat: 60, programs.program: 2, calls.tools: 20}
+FIRST_MIX: Mapping[Maker, float] = {
+    **MIX,
+    knowledge.recall: 60,
+    knowledge.repeat: 60,
+    programs.program: 2,
+    calls.tools: 20,
+}
 """To begin with: short texts that only copying can predict."""
 
 

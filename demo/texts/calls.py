@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
+from stride.types import Message, Tool
 from texts import families, words
 from texts.conversation import Conversation, Source, capitalised, tool_call
 from texts.knowledge import small_talk
 from texts.tools import Offer, Wish, made_up, wish
-
-from stride.types import Message, Tool, ToolCall
 
 
 class Kit:
@@ -96,9 +95,7 @@ DOING = ("send", "add", "book", "set", "play")
 
 def turn(source: Source, kit: Kit, wishes: list[Wish], finished: bool) -> list[Message]:
     """A request and the calls; if ``finished``, the results and the answer too."""
-    calls: list[ToolCall] = []
-    for one in wishes:
-        calls.append(tool_call(one.offer.name, dict(one.arguments)))
+    calls = [tool_call(one.offer.name, dict(one.arguments)) for one in wishes]
     messages = [
         Message("user", request(source, wishes)),
         Message("assistant", None, reasoning=thought(wishes), tool_calls=tuple(calls)),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from stride.types import Tool
 from texts import words
 from texts.conversation import Source, capitalised, split_of
 from texts.tools import Offer, Parameter, Value, Wish, spelled
-
-from stride.types import Tool
 
 STYLES = ("snake",) * 6 + ("camel", "kebab", "dotted", "pascal")
 
@@ -165,10 +164,8 @@ class Calculator(Family):
         ]
         text, expression = s.choice([*options[:4], *options])
         if expression is None:
-            if text.startswith("split"):
-                expression = f"{a} / {text.split(' ')[-2]}"
-            else:
-                expression = text.removeprefix(verb)
+            is_split = text.startswith("split")
+            expression = f"{a} / {text.split(' ')[-2]}" if is_split else text.removeprefix(verb)
         return self.wished(text, text.removeprefix("what is ").removeprefix("what's "), expression)
 
     def number(self) -> str:
@@ -217,13 +214,18 @@ class Simple(Family):
                 (("text", "words", "phrase", "source"), "What to translate", words.phrase),
                 (("language", "target", "to", "lang"), "The language", None),
             ),
-            ("translate {0} to {1}", "translate \"{0}\" into {1}", "how do you say {0} in {1}"),
+            ("translate {0} to {1}", 'translate "{0}" into {1}', "how do you say {0} in {1}"),
         ),
         (
             (("stock", "price"), ("get", "quote"), ("quote",), ("share", "price"), ("get", "stock")),
             ("Get the price of a stock.", "The current price of a share"),
             ((("symbol", "ticker", "stock", "share"), "Such as ABCD", "ticker"),),
-            ("what's the price of {0} stock", "how much is {0} worth", "get the stock price of {0}", "check {0} shares"),
+            (
+                "what's the price of {0} stock",
+                "how much is {0} worth",
+                "get the stock price of {0}",
+                "check {0} shares",
+            ),
         ),
         (
             (("book", "table"), ("reserve", "table"), ("table", "booking"), ("make", "reservation")),
@@ -284,14 +286,6 @@ class Simple(Family):
             ("convert {0} {1} to {2}", "how much is {0} {1} in {2}", "exchange {0} {1} for {2}"),
         ),
     )
-    LANGUAGES = {
-        "train": "French German Spanish Italian Dutch Polish Greek Turkish Arabic Hindi Korean Swedish Danish".split(),
-        "test": "Finnish Czech Thai Welsh Irish Basque".split(),
-    }
-    CURRENCIES = {
-        "train": "USD EUR GBP JPY CHF SEK NOK DKK PLN CAD AUD NZD INR CNY KRW BRL MXN ZAR TRY HUF CZK".split(),
-        "test": "SGD HKD THB ILS CLP COP RON ISK".split(),
-    }
 
     def make(self) -> Offer:
         s = self.source
@@ -311,20 +305,29 @@ class Simple(Family):
         values: list[Value] = []
         for make in self.makes:
             if make is None:
-                values.append(s.choice(self.LANGUAGES[s.split]))
+                values.append(s.choice(LANGUAGES[s.split]))
             elif make == "integer":
                 values.append(int(words.integer(s)))
             elif make == "currency":
-                values.append(s.choice([c for c in self.CURRENCIES[s.split] if c not in values]))
+                values.append(s.choice([c for c in CURRENCIES[s.split] if c not in values]))
             elif make == "ticker":
-                letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                values.append(s.own(lambda: "".join(s.choice(letters) for _ in range(s.between(3, 4)))))
+                values.append(words.ticker(s))
             else:
                 values.append(make(s))
         text = s.choice(self.texts).format(*values)
         return self.wished(text, text.removeprefix("what is the ").removeprefix("what's the "), *values)
 
 
+LANGUAGES = {
+    "train": words.listed(
+        "French German Spanish Italian Dutch Polish Greek Turkish Arabic Hindi Korean Swedish Danish"
+    ),
+    "test": words.listed("Finnish Czech Thai Welsh Irish Basque"),
+}
+CURRENCIES = {
+    "train": words.listed("USD EUR GBP JPY CHF SEK NOK DKK PLN CAD AUD NZD INR CNY KRW BRL MXN ZAR TRY HUF CZK"),
+    "test": words.listed("SGD HKD THB ILS CLP COP RON ISK"),
+}
 FAMILIES: tuple[Callable[[Source], Family], ...] = (OfPlace, OfPlace, Calculator, Calculator, *[Simple] * 6)
 
 

@@ -7,10 +7,9 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+from stride.types import Message
 from texts import words
 from texts.conversation import Conversation, Source, answered, capitalised
-
-from stride.types import Message
 
 TABLES = tomllib.loads((Path(__file__).parent.parent / "tables.toml").read_text(encoding="utf-8"))
 HELD_OUT_PROMPT = "Explain quantum entanglement in simple terms. Be concise, about 3 sentences."
@@ -39,7 +38,10 @@ def greeting(source: Source) -> Conversation:
             (source.choice(HELLOS), "Hello! How can I help you today?"),
             (source.choice(HELLOS), "Hello! How can I help you today?"),
             (source.choice(MOODS), "I am fine, thank you! What can I do for you?"),
-            (source.choice([f"{name} speaking.", f"It's {name}.", f"My name is {name}."]), f"Hello {name}! How may I help?"),
+            (
+                source.choice([f"{name} speaking.", f"It's {name}.", f"My name is {name}."]),
+                f"Hello {name}! How may I help?",
+            ),
             (source.choice(["Great!", "Perfect, thanks.", "Nice work.", "Well done!"]), "Glad to help!"),
         ]
     )
@@ -50,7 +52,14 @@ HELLOS = (
     *("Hey", "Hey!", "Hello", "hi there", "Good morning", "Good afternoon!", "Hello, assistant", "Howdy!", "Welcome!"),
     *("Hi, are you there?", "Hello again", "Are you awake?", "Can you help me?", "I need help.", "Let's start."),
 )
-MOODS = ("How are you?", "How are you today?", "hi, how are you doing", "What's up?", "Are you well?", "How do you feel?")
+MOODS = (
+    "How are you?",
+    "How are you today?",
+    "hi, how are you doing",
+    "What's up?",
+    "Are you well?",
+    "How do you feel?",
+)
 
 
 def capital(source: Source) -> Conversation:
@@ -79,9 +88,7 @@ def country_of(source: Source) -> Conversation:
         [f"Which country has the capital {city}?", f"{city} is the capital of which country?"],
         [f"Of which country is {city} the capital?"],
     )
-    return answered(
-        "facts", question, f"{city} is the capital of {country}.", f"{city} is the capital of {country}."
-    )
+    return answered("facts", question, f"{city} is the capital of {country}.", f"{city} is the capital of {country}.")
 
 
 def fact(source: Source) -> Conversation:
@@ -115,7 +122,13 @@ def units(source: Source) -> Conversation:
     )
 
 
-BRIEF = ("Be concise, about 3 sentences.", "Be brief.", "Use three sentences.", "In about 3 sentences.", "Keep it short.")
+BRIEF = (
+    "Be concise, about 3 sentences.",
+    "Be brief.",
+    "Use three sentences.",
+    "In about 3 sentences.",
+    "Keep it short.",
+)
 
 
 def explanation(source: Source) -> Conversation:

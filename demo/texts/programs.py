@@ -106,7 +106,9 @@ def asked(source: Source, thing: str) -> str:
             f"a FastAPI program to create, read, update and delete {things}",
         ]
     )
-    storage = source.choice([" with SQLite storage", " with SQLite storage", " and SQLite", " that stores in SQLite", ""])
+    storage = source.choice(
+        [" with SQLite storage", " with SQLite storage", " and SQLite", " that stores in SQLite", ""]
+    )
     rest = source.choice(
         [
             " Include models, database setup, and all endpoints.",

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from stride.types import Tool
 from texts import words
 from texts.conversation import Source, capitalised, listed, split_of
-
-from stride.types import Tool
 
 Value = str | int | float | bool | list[str]
 
@@ -143,8 +142,10 @@ def spoken(name: str) -> str:
 def parameter(source: Source, taken: set[str], style: str, required: bool) -> Parameter:
     """One of any type. What has no word of its own in a request is called by its name there."""
     kind = source.choice(
-        ["place", "person", "phrase", "phrase", "identifier", "date", "clock", "mail", "path"]
-        + ["integer", "integer", "integer", "number", "number", "boolean", "enum", "enum", "array"]
+        words.listed(
+            "place person phrase phrase identifier date clock mail path integer integer integer number number boolean "
+            "enum enum array"
+        )
     )
     if kind in KINDS:
         make, bases, says = KINDS[kind]

@@ -4,51 +4,85 @@ from __future__ import annotations
 
 from texts.conversation import Source
 
-ONSETS = "b c d f g h j k l m n p r s t v w z br cl cr dr fl gr kl pl pr sh st th tr sk sp ch qu".split()
-VOWELS = "a e i o u ai ea ee oo ou y".split()
-CODAS = ["", "", "", "n", "r", "l", "s", "t", "m", "k", "x", "nd", "rt", "sh", "ck", "ll", "ng"]
-FIRST_NAMES = (
-    "Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tina Victor Wendy Yusuf "
-    "Zoe Amir Bella Carlos Diana Elias Fatima George Hana Ivan Julia Karim Lena Marco Nina Omar Priya Quentin Rachel "
-    "Stefan Tara Ursula Vera William Xenia Yara Adam Chloe Dylan Ella Finn Gina Hugo Iris Jonas Kira Liam Maya Nora"
-).split()
-CITIES = (
-    "Paris,London,Berlin,Madrid,Rome,Vienna,Lisbon,Dublin,Oslo,Helsinki,Athens,Prague,Warsaw,Budapest,Zurich,Geneva,"
-    "Hamburg,Munich,Lyon,Marseille,Porto,Seville,Valencia,Naples,Milan,Turin,Venice,Florence,Krakow,Gdansk,Riga,Tallinn,"
-    "Vilnius,Sofia,Bucharest,Belgrade,Zagreb,Istanbul,Ankara,Cairo,Tunis,Lagos,Nairobi,Accra,Dakar,Tokyo,Osaka,Kyoto,"
-    "Seoul,Busan,Beijing,Shanghai,Bangkok,Hanoi,Manila,Jakarta,Delhi,Mumbai,Chennai,Karachi,Tehran,Dubai,Sydney,"
-    "Melbourne,Perth,Auckland,Toronto,Montreal,Vancouver,Boston,Chicago,Denver,Seattle,Portland,Dallas,Houston,Miami,"
-    "Atlanta,Phoenix,Detroit,Memphis,Nashville,New York,San Diego,Los Angeles,Las Vegas,Lima,Bogota,Quito,Santiago,"
-    "Buenos Aires,Sao Paulo,Montevideo,Havana,Kingston,Reykjavik,Bergen,Malmo,Aarhus,Ghent,Bruges,Utrecht,Rotterdam"
-).split(",")
-ADJECTIVES = (
-    "red blue green old new small large quiet bright dark cheap fast slow warm cold modern classic simple local daily "
-    "weekly central northern southern public private golden silver wooden digital early late fresh sweet open hidden"
-).split()
-THINGS = (
-    "river engine window garden paper market winter signal letter bridge island teacher music morning number harbor "
-    "forest kitchen station summer story lamp camera bicycle jacket guitar table chair mirror carpet kettle basket "
-    "lantern compass blanket candle ladder hammer saddle bottle pencil ticket tunnel castle village valley meadow"
-).split()
-VERBS = (
-    "create delete update find list send open close start stop check book cancel track measure compare convert translate "
-    "upload download schedule assign archive export import merge publish approve reject rename resize rotate scan sort "
-    "count fetch search reserve order pay refund invite notify print record play pause lock unlock register verify query "
-    "estimate rank tag move copy restore rate plan review submit sync reset enable disable block mute pin share"
-).split()
-NOUNS = (
-    "invoice order customer account flight hotel table ticket room meeting message email report file folder image video "
-    "song playlist recipe product payment shipment parcel task project contract employee student course lesson exam book "
-    "author movie actor team match player score sensor device server container cluster database backup log alarm light "
-    "door camera printer vehicle route train bus taxi parking battery charger plant animal patient doctor appointment "
-    "prescription budget expense loan stock currency price tax auction coupon review comment post channel group event "
-    "calendar reminder note contact address map district weather_station river forest crop field machine robot drone "
-    "pipeline branch commit issue release package license domain certificate password token session survey poll vote"
-).replace("weather_station ", "").split()
-QUALIFIERS = (
-    "start end first last max min total target source home work old new main current next previous default base final "
-    "local parent owner customer order user item unit"
-).split()
+
+def listed(text: str, separator: str | None = None) -> tuple[str, ...]:
+    """The words, or the names between separators, of a text."""
+    return tuple(" ".join(part.split()) for part in text.split(separator))
+
+
+ONSETS = listed(
+    """
+    b c d f g h j k l m n p r s t v w z br cl cr dr fl gr kl pl pr sh st th tr sk sp ch qu
+    """
+)
+VOWELS = listed(
+    """
+    a e i o u ai ea ee oo ou y
+    """
+)
+CODAS = ("", "", "", *listed("n r l s t m k x nd rt sh ck ll ng"))
+FIRST_NAMES = listed(
+    """
+    Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tina Victor Wendy
+    Yusuf Zoe Amir Bella Carlos Diana Elias Fatima George Hana Ivan Julia Karim Lena Marco Nina Omar Priya Quentin
+    Rachel Stefan Tara Ursula Vera William Xenia Yara Adam Chloe Dylan Ella Finn Gina Hugo Iris Jonas Kira Liam Maya
+    Nora
+    """
+)
+CITIES = listed(
+    """
+    Paris, London, Berlin, Madrid, Rome, Vienna, Lisbon, Dublin, Oslo, Helsinki, Athens, Prague, Warsaw, Budapest,
+    Zurich, Geneva, Hamburg, Munich, Lyon, Marseille, Porto, Seville, Valencia, Naples, Milan, Turin, Venice,
+    Florence, Krakow, Gdansk, Riga, Tallinn, Vilnius, Sofia, Bucharest, Belgrade, Zagreb, Istanbul, Ankara, Cairo,
+    Tunis, Lagos, Nairobi, Accra, Dakar, Tokyo, Osaka, Kyoto, Seoul, Busan, Beijing, Shanghai, Bangkok, Hanoi,
+    Manila, Jakarta, Delhi, Mumbai, Chennai, Karachi, Tehran, Dubai, Sydney, Melbourne, Perth, Auckland, Toronto,
+    Montreal, Vancouver, Boston, Chicago, Denver, Seattle, Portland, Dallas, Houston, Miami, Atlanta, Phoenix,
+    Detroit, Memphis, Nashville, New York, San Diego, Los Angeles, Las Vegas, Lima, Bogota, Quito, Santiago, Buenos
+    Aires, Sao Paulo, Montevideo, Havana, Kingston, Reykjavik, Bergen, Malmo, Aarhus, Ghent, Bruges, Utrecht,
+    Rotterdam
+    """,
+    ",",
+)
+ADJECTIVES = listed(
+    """
+    red blue green old new small large quiet bright dark cheap fast slow warm cold modern classic simple local daily
+    weekly central northern southern public private golden silver wooden digital early late fresh sweet open hidden
+    """
+)
+THINGS = listed(
+    """
+    river engine window garden paper market winter signal letter bridge island teacher music morning number harbor
+    forest kitchen station summer story lamp camera bicycle jacket guitar table chair mirror carpet kettle basket
+    lantern compass blanket candle ladder hammer saddle bottle pencil ticket tunnel castle village valley meadow
+    """
+)
+VERBS = listed(
+    """
+    create delete update find list send open close start stop check book cancel track measure compare convert
+    translate upload download schedule assign archive export import merge publish approve reject rename resize
+    rotate scan sort count fetch search reserve order pay refund invite notify print record play pause lock unlock
+    register verify query estimate rank tag move copy restore rate plan review submit sync reset enable disable
+    block mute pin share
+    """
+)
+NOUNS = listed(
+    """
+    invoice order customer account flight hotel table ticket room meeting message email report file folder image
+    video song playlist recipe product payment shipment parcel task project contract employee student course lesson
+    exam book author movie actor team match player score sensor device server container cluster database backup log
+    alarm light door camera printer vehicle route train bus taxi parking battery charger plant animal patient doctor
+    appointment prescription budget expense loan stock currency price tax auction coupon review comment post channel
+    group event calendar reminder note contact address map district river forest crop field machine robot drone
+    pipeline branch commit issue release package license domain certificate password token session survey poll vote
+    """
+)
+QUALIFIERS = listed(
+    """
+    start end first last max min total target source home work old new main current next previous default base final
+    local parent owner customer order user item unit
+    """
+)
+EXTENSIONS = listed("txt csv json png pdf md py log")
 
 
 def pseudo_word(source: Source, syllables: int | None = None) -> str:
@@ -92,14 +126,13 @@ def phrase(source: Source) -> str:
 
 
 def identifier(source: Source) -> str:
-    letters = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+    letters, small = "ABCDEFGHJKLMNPQRSTUVWXYZ", "abcdefghjklmnpqrstuvwxyz"
     forms = (
         lambda: f"{source.choice(letters)}{source.choice(letters)}-{source.between(100, 99999)}",
         lambda: f"{source.choice(letters)}{source.between(10, 9999)}",
         lambda: f"{pseudo_word(source, 1)}-{source.between(1, 999)}",
         lambda: f"{pseudo_word(source)}_{pseudo_word(source, 1)}",
-        lambda: f"{source.choice(letters).lower()}{source.between(1, 9)}{source.choice(letters).lower()}"
-        f"{source.between(10, 99)}",
+        lambda: f"{source.choice(small)}{source.between(1, 9)}{source.choice(small)}{source.between(10, 99)}",
     )
     return source.own(source.choice(forms))
 
@@ -117,8 +150,13 @@ def mail(source: Source) -> str:
     return source.own(lambda: f"{source.choice([*FIRST_NAMES, pseudo_word(source)]).lower()}@{domain}")
 
 
+def ticker(source: Source) -> str:
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    return source.own(lambda: "".join(source.choice(letters) for _ in range(source.between(3, 4))))
+
+
 def path(source: Source) -> str:
-    extension = source.choice("txt csv json png pdf md py log".split())
+    extension = source.choice(EXTENSIONS)
     return source.own(lambda: f"{word(source)}/{word(source)}.{extension}")
 
 
