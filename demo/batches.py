@@ -14,8 +14,9 @@ from texts.conversation import Conversation
 from stride.chat.template import ChatTemplate, builtin
 from stride.chat.tokenizer import Tokenizer
 
-OTHER_WEIGHT = 0.1
-"""What a token counts for that the model never has to write; schemas, too, teach copying."""
+OTHER_WEIGHT = 0.01
+"""What a token counts for that the model never has to write. Most of these are made-up names that nothing predicts:
+with more weight their gradients drown the others."""
 
 
 class Encoder:

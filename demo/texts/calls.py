@@ -52,12 +52,9 @@ def request(source: Source, wishes: list[Wish]) -> str:
 
 
 def thought(wishes: list[Wish]) -> str:
-    """What the model thinks before it calls: which tool is for what."""
-    names = [one.offer.name for one in wishes]
-    if len(wishes) == 1:
-        return f"The user wants: {wishes[0].gist}. I call {names[0]}."
-    count = {2: "Two", 3: "Three"}[len(wishes)]
-    return f"{count} calls: " + "; ".join(f"{one.gist} with {one.offer.name}" for one in wishes) + "."
+    """What the model thinks before it calls: what is wanted, and that it takes so many calls."""
+    count = {1: "One call", 2: "Two calls", 3: "Three calls"}[len(wishes)]
+    return f"{count}: " + "; ".join(one.gist for one in wishes) + "."
 
 
 def result(source: Source, one: Wish) -> tuple[str, str]:
@@ -130,16 +127,16 @@ SYSTEMS = (
 
 
 def tools(source: Source) -> Conversation:
-    """Several turns with the same tools; in the last one the model may only call, so that the call is all there is."""
-    kit = Kit(source, source.choice([1, 2, 2, 2, 3, 3, 4, 5]))
+    """Several turns with the same tools. Some end with the call, so that more of them fit: schemas are long."""
+    n_tools = source.choice([1, 2, 2, 2, 3, 3, 4])
+    kit = Kit(source, n_tools)
     messages = system(source)
-    n_turns = source.choice([1, 2, 3, 3, 4])
-    for index in range(n_turns):
-        is_last = index == n_turns - 1
+    n_turns = source.between(1, 6 if n_tools <= 2 else 5 if n_tools == 3 else 3)
+    for _ in range(n_turns):
         kind = source.rng.random()
         if kind < 0.12:
             messages += small_talk(source, with_tools=True)
             continue
         n = 1 if kind < 0.55 else 2 if kind < 0.92 else 3
-        messages += turn(source, kit, kit.wishes(n), finished=source.chance(0.5) or not is_last)
+        messages += turn(source, kit, kit.wishes(n), finished=source.chance(0.35))
     return Conversation("tools", tuple(messages), kit.tools)

@@ -12,6 +12,8 @@ from texts.tools import Offer, Parameter, Value, Wish, spelled
 
 STYLES = ("snake",) * 6 + ("camel", "kebab", "dotted", "pascal")
 
+PLAIN = 0.25
+"""How often a plain name is taken of four tries: a third of them has a made up part, as most of the tests' have."""
 OF_PLACES = (
     ("forecast", ("forecast", "forecast for tomorrow")),
     ("temperature", ("temperature", "outside temperature")),
@@ -39,17 +41,17 @@ OF_PLACES = (
 
 def named(source: Source, *options: tuple[str, ...]) -> str:
     """A name of this side of the split; a made up word joins in where the plain ones are all of the other side."""
-    for _ in range(20):
+    for _ in range(4):
         name = spelled(source, list(source.choice(options)), source.choice(STYLES))
-        if split_of(name) == source.split:
+        if split_of(name) == source.split and source.chance(PLAIN):
             return name
     return source.own(lambda: f"{name}_{words.pseudo_word(source, 1)}")
 
 
 def key(source: Source, *options: str) -> str:
-    for _ in range(20):
+    for _ in range(4):
         name = source.choice(options)
-        if split_of(name) == source.split:
+        if split_of(name) == source.split and source.chance(PLAIN):
             return name
     return source.own(lambda: f"{name}_{words.pseudo_word(source, 1)}")
 

@@ -190,7 +190,7 @@ def parameter(source: Source, taken: set[str], style: str, required: bool) -> Pa
 
         say = source.choice(NAMED).replace("NAME", spoken(name))
         schema = {"type": "array", "items": {"type": "string"}}
-    if source.chance(0.7):
+    if source.chance(0.5):
         schema["description"] = _described(source, name, kind)
     return Parameter(name, schema, draw, lambda text: say.replace("{}", text), required)
 
