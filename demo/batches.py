@@ -18,6 +18,10 @@ OTHER_WEIGHT = 0.01
 """What a token counts for that the model never has to write. Most of these are made-up names that nothing predicts:
 with more weight their gradients drown the others."""
 
+DECISION_WEIGHT = 4.0
+"""What the first token of a function's name, of a parameter's name and of a value counts for: there the model decides,
+the rest is copied on from it."""
+
 
 class Encoder:
     """Renders a conversation as the server does, and knows which tokens are the model's own."""
@@ -43,6 +47,8 @@ class Encoder:
         )
         self._begin, self._end = special["<|im_start|>"], special["<|im_end|>"]
         self._assistant = self.tokenizer.encode("assistant\n", continues=True)
+        self._function, self._parameter = (self.tokenizer.encode(name) for name in ("function=", "parameter="))
+        (self._close,) = self.tokenizer.encode(">\n")
 
     def encode(self, conversation: Conversation) -> tuple[list[int], npt.NDArray[np.float32]]:
         """Token ids, and what each counts for as something to predict."""
@@ -56,8 +62,20 @@ class Encoder:
             if ids[start:first] == self._assistant:
                 end = ids.index(self._end, start)
                 weights[first : end + 1] = 1
+                weights[self._decisions(ids, first, end)] = DECISION_WEIGHT
         weights[0] = 0
         return ids, weights
+
+    def _decisions(self, ids: list[int], first: int, end: int) -> list[int]:
+        """Where names and values of calls begin."""
+        found: list[int] = []
+        for i in range(first + 2, end):
+            if ids[i - 2 : i] == self._function:
+                found.append(i)
+            elif ids[i - 2 : i] == self._parameter:
+                value = next((j for j in range(i, end) if ids[j] == self._close), end)
+                found += [i, min(value + 1, end)]
+        return found
 
 
 @cache

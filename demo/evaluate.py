@@ -84,7 +84,7 @@ def perplexities(llm: LLM, count: int) -> dict[str, float]:
         logits = llm.logits(ids)[:-1].astype(np.float64)
         logits -= logits.max(-1, keepdims=True)
         losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(ids) - 1), ids[1:]]
-        own = weights[1:] == 1
+        own = weights[1:] >= 1
         for kind in (conversation.kind, "all"):
             sums[kind] += float(losses[own].sum())
             numbers[kind] += int(own.sum())

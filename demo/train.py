@@ -156,7 +156,7 @@ class Log:
     def add(self, rows: Rows, losses: list[Tensor]) -> None:
         self.n_tokens += rows.tokens.size
         for label, loss in enumerate(losses):
-            own = rows.weights == 1
+            own = rows.weights >= 1
             values = loss.cpu().numpy()[:, : -1 - label]
             shifted = own[:, 1 + label :]
             kinds = rows.kinds[:, : -1 - label][shifted]

@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import re
+import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -342,6 +343,8 @@ def test_a_closed_model_holds_no_file_no_process_and_no_weights():
 )
 def test_a_file_that_cannot_be_used_is_named_and_closed(tmp_path, written, patched, error):
     path = tmp_path / "odd.gguf"
+    shutil.copytree(demo.path().parent, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py"))
+    (tmp_path / demo.path().name).unlink()
     path.write_bytes(demo.path().read_bytes().replace(written, patched, 1))
     before = holdings()
     with pytest.raises(error, match=r"odd\.gguf: "):
