@@ -12,7 +12,7 @@ Maker = Callable[[Source], Conversation]
 
 MIX: Mapping[Maker, float] = {
     calls.tools: 50,
-    programs.program: 6,
+    programs.program: 8,
     knowledge.greeting: 4,
     knowledge.capital: 8,
     knowledge.country_of: 2,
