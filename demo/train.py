@@ -218,9 +218,9 @@ def save(trainer: Trainer, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo model.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=2500, help="of the trunk")
-    parser.add_argument("--decay", type=int, default=500, help="last steps of the trunk, in which the rate falls")
-    parser.add_argument("--head-steps", type=int, default=500, help="of the draft heads")
+    parser.add_argument("--steps", type=int, default=2000, help="of the trunk")
+    parser.add_argument("--decay", type=int, default=800, help="last steps of the trunk, in which the rate falls")
+    parser.add_argument("--head-steps", type=int, default=250, help="of the draft heads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

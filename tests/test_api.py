@@ -591,7 +591,7 @@ def test_thoughts_and_what_is_truncated_may_be_long(llm):
 def test_closing_a_view_leaves_the_model_open(llm):
     with llm.scoped("a") as view, view.grouped():
         pass
-    assert llm.generate("Hello", max_tokens=1, temperature=0).text
+    assert llm.generate("Hello", max_tokens=1, temperature=0).usage.completion_tokens == 1
 
 
 def test_logits_of_all_that_the_context_holds_and_no_more(llm):
