@@ -123,7 +123,8 @@ def choices(decoder: Decoder, ids: np.ndarray) -> tuple[np.ndarray, list[np.ndar
     def batch(first: int) -> Batch:
         return Batch(ids[first : first + n], every, np.array([0, n], np.int32), tables, every)
 
-    state, logits = decoder.forward_with_hidden(batch(0), cache)
+    hidden = decoder.hidden(batch(0), cache)
+    state, logits = decoder.residual(hidden, every), decoder.logits(hidden, every)
     drafts = []
     greedy = logits.argmax(-1)
     for index in range(config.N_DRAFT):
@@ -165,9 +166,10 @@ def main() -> None:
             found[name] = exact_calls(llm, n_calls, arguments.count, arguments.shown)
             print(f"{name}: {found[name]:.3f} exact", flush=True)
         found |= {task.name: post(llm, task, arguments.code) for task in POST_TASKS}
+        print(json.dumps(found), flush=True)
         found["perplexity"] = perplexities(llm, arguments.count)
         if arguments.drafts:
-            found["acceptance"] = acceptance(arguments.file, llm, arguments.drafts)
+            found["draft acceptance"] = acceptance(arguments.file, llm, arguments.drafts)
     if arguments.exact:
         with LLM(arguments.exact, n_ctx=4096) as llm:
             found["exact perplexity"] = perplexities(llm, arguments.count)

@@ -49,13 +49,14 @@ def all_logits(decoder: Decoder, tokens: np.ndarray, n: int) -> list[np.ndarray]
     n_pages = -(-n // PAGE_TOKENS)
     cache = decoder.new_cache([n_pages] * len(decoder.windows), "f32")
     tables = (np.arange(n_pages, dtype=np.int32)[None],) * len(decoder.windows)
+    every = np.arange(n, dtype=np.int32)
 
     def batch(first: int) -> Batch:
-        every = np.arange(n, dtype=np.int32)
         ids = tokens[first : first + n].astype(np.int32)
         return Batch(ids, every, np.array([0, n], np.int32), tables, every)
 
-    state, logits = decoder.forward_with_hidden(batch(0), cache)
+    hidden = decoder.hidden(batch(0), cache)
+    state, logits = decoder.residual(hidden, every), decoder.logits(hidden, every)
     found = [logits]
     for index in range(config.N_DRAFT):
         state, logits = decoder.draft(index, state, batch(index + 1), cache)
