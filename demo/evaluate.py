@@ -103,7 +103,7 @@ def acceptance(path: Path, llm: LLM, count: int) -> list[float]:
             answer = llm.generate(start, temperature=0, max_tokens=300, logprobs=0)
             ids = [*start, *(token.chosen.token_id for token in answer.tokens)]
             greedy, drafts = choices(decoder, np.array(ids, np.int32))
-            for t in range(len(start) - 1, len(ids) - config.N_DRAFT - 2):
+            for t in range(len(start) - 1, len(ids) - 2 * config.N_DRAFT):
                 for k in range(config.N_DRAFT):
                     tried[k] += 1
                     if drafts[k][t] != greedy[t + 1 + k]:
