@@ -1,4 +1,4 @@
-"""The demo model: Step 3.5 Flash's architecture in a few megabytes, trained and built by ``demo/`` of the repository."""
+"""The demo model: Step 3.5 Flash's architecture in a few megabytes; the repository's ``demo/`` trains and builds it."""
 
 from __future__ import annotations
 
