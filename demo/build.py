@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Build the demo model that ships inside the package.
 
-    python demo/build.py [--weights FILE] [--out FILE]
+    python demo/build.py [--weights FILE] [--out FOLDER] [--exact]
 
 Without ``--weights`` (an .npz of float32 arrays named as in the file) they are drawn from a fixed seed.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from stride.chat.template import builtin
 from stride.gguf import QuantType
 from stride.gguf.quants import quantize
 from stride.gguf.writer import write_gguf
-from stride.models.rope import llama3_factors
 
 OUTPUT_GAIN = 0.5
 """Standard deviation of the logits of untrained weights: the context matters, and nothing is likely."""
+
+STEM, N_PARTS = "demo", 2
+"""It is in parts as large models are."""
 
 Weights = Mapping[str, np.ndarray]
 
@@ -39,7 +41,7 @@ def seeded_weights() -> dict[str, np.ndarray]:
 
 def _initial(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     if name == "rope_freqs.weight":
-        return rope_factors()
+        return config.rope_factors()
     if name.endswith("norm.weight"):
         return np.ones(shape, np.float32)
     values = rng.standard_normal(shape, np.float32)
@@ -54,20 +56,6 @@ def _initial(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.
     return values * np.float32(gain * shape[-1] ** -0.5)
 
 
-def rope_factors() -> np.ndarray:
-    """llama3 scaling of the half that full layers rotate; the rest of the tensor is padding."""
-    factors = np.ones(config.HEAD_DIM // 2, np.float32)
-    factors[: config.HEAD_DIM // 4] = llama3_factors(
-        config.HEAD_DIM // 2,
-        config.THETA_FULL,
-        config.ROPE_FACTOR,
-        config.ROPE_LOW,
-        config.ROPE_HIGH,
-        config.ROPE_ORIGINAL_CONTEXT,
-    )
-    return factors
-
-
 def type_of(name: str, shape: tuple[int, ...]) -> QuantType:
     """The recipe of the real model's file: experts IQ4_XS, other matrices Q8_0, vectors and routers F32."""
     if len(shape) == 1 or "ffn_gate_inp" in name:
@@ -75,8 +63,14 @@ def type_of(name: str, shape: tuple[int, ...]) -> QuantType:
     return QuantType.IQ4_XS if "_exps" in name else QuantType.Q8_0
 
 
-def metadata(vocabulary: tokenizer.Vocabulary, description: str) -> dict[str, Any]:
+def exact(name: str, shape: tuple[int, ...]) -> QuantType:
+    """Every weight as it was trained, to compare with."""
+    return QuantType.F32
+
+
+def metadata(description: str) -> dict[str, Any]:
     """Everything the file says besides its tensors."""
+    vocabulary = tokenizer.vocabulary()
     return {
         "general.architecture": "step35",
         "general.type": "model",
@@ -98,22 +92,26 @@ def metadata(vocabulary: tokenizer.Vocabulary, description: str) -> dict[str, An
     }
 
 
-def build(weights: Weights, description: str, path: Path) -> None:
-    """Quantise the weights and write the file."""
-    vocabulary = tokenizer.train()
+def build(
+    weights: Weights, description: str, folder: Path, types: Callable[[str, tuple[int, ...]], QuantType] = type_of
+) -> tuple[Path, ...]:
+    """Quantise the weights and write the parts; gives their paths."""
     shapes = config.shapes()
     for name, shape in shapes.items():
         if weights[name].shape != shape:
             raise ValueError(f"{name} is {weights[name].shape}, not {shape}")
-    types = {name: type_of(name, shape) for name, shape in shapes.items()}
-    tensors = [(name, (quantize(weights[name], kind), kind)) for name, kind in types.items()]
-    write_gguf(path, metadata(vocabulary, description), tensors)
+    kinds = {name: types(name, shape) for name, shape in shapes.items()}
+    tensors = [(name, (quantize(weights[name], kind), kind)) for name, kind in kinds.items()]
+    # The second part holds the draft layers and the trunk's last ones.
+    n_first = -(-len(tensors) // N_PARTS)
+    return write_gguf(folder / f"{STEM}.gguf", metadata(description), tensors, split_max_tensors=n_first)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the demo model that ships inside the package.")
     parser.add_argument("--weights", type=Path, help="trained weights (.npz); without it they are seeded")
-    parser.add_argument("--out", type=Path, default=demo.path())
+    parser.add_argument("--out", type=Path, default=demo.path().parent, help="folder")
+    parser.add_argument("--exact", action="store_true", help="do not quantise, to compare with")
     arguments = parser.parse_args()
     if arguments.weights is None:
         weights: Weights = seeded_weights()
@@ -121,11 +119,12 @@ def main() -> None:
     else:
         with np.load(arguments.weights) as arrays:
             weights = dict(arrays)
-        description = "Every feature of Step 3.5 Flash in a few megabytes, after a short training."
-    build(weights, description, arguments.out)
-    data = arguments.out.read_bytes()
-    n_weights = sum(values.size for values in weights.values())
-    print(f"{arguments.out}: {len(data)} bytes, {n_weights} weights, sha256 {hashlib.sha256(data).hexdigest()}")
+        description = "Every feature of Step 3.5 Flash in a few megabytes, trained on synthetic text."
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for path in build(weights, description, arguments.out, exact if arguments.exact else type_of):
+        data = path.read_bytes()
+        print(f"{path}: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}")
+    print(f"{sum(values.size for values in weights.values())} weights")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-N_VOCAB = 3800
+import numpy as np
+
+from stride.models.rope import llama3_factors
+
+N_VOCAB = 2560
 N_EMBD = 256
 N_TRUNK = 9
 N_DRAFT = 3
@@ -71,6 +75,15 @@ def metadata() -> dict[str, Any]:
         "swiglu_clamp_exp": [ROUTED_LIMIT if N_TRUNK - 2 <= block < N_TRUNK else 0.0 for block in range(N_BLOCKS)],
         "swiglu_clamp_shexp": [SHARED_LIMIT if block == N_TRUNK - 1 else 0.0 for block in range(N_BLOCKS)],
     }
+
+
+def rope_factors() -> np.ndarray:
+    """llama3 scaling of the half that full layers rotate; the rest of the tensor is padding."""
+    factors = np.ones(HEAD_DIM // 2, np.float32)
+    factors[: HEAD_DIM // 4] = llama3_factors(
+        HEAD_DIM // 2, THETA_FULL, ROPE_FACTOR, ROPE_LOW, ROPE_HIGH, ROPE_ORIGINAL_CONTEXT
+    )
+    return factors
 
 
 def shapes() -> Mapping[str, tuple[int, ...]]:

@@ -6,12 +6,15 @@ import hashlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stride import demo, ops
+from stride import LLM, demo, ops
+from stride.bench.client import Answer
+from stride.bench.tasks import SPEED, TOOL_CALLS, grade_tools
 from stride.chat.template import builtin
 from stride.chat.tokenizer import Tokenizer
 from stride.gguf import QuantType, open_gguf
@@ -25,16 +28,38 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_file_is_the_one_that_the_readme_names() -> None:
-    (named,) = re.findall(r"[0-9a-f]{64}", (ROOT / "demo" / "README.md").read_text(encoding="utf-8"))
-    assert sha256(demo.path()) == named
-    assert demo.path().stat().st_size <= 16_000_000
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with seeded weights, which takes no training: its first part."""
+    folder = tmp_path_factory.mktemp("seeded")
+    subprocess.run([sys.executable, ROOT / "demo" / "build.py", "--out", folder], check=True, capture_output=True)
+    return folder / demo.path().name
 
 
-def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
-    out = tmp_path / "demo.gguf"
-    subprocess.run([sys.executable, ROOT / "demo" / "build.py", "--out", out], check=True, capture_output=True)
-    assert sha256(out) == sha256(demo.path())
+def test_the_parts_are_those_that_the_readme_names() -> None:
+    named = re.findall(r"[0-9a-f]{64}", (ROOT / "demo" / "README.md").read_text(encoding="utf-8"))
+    with open_gguf(demo.path()) as file:
+        parts = file.paths
+    assert len(parts) == 2
+    assert [sha256(part) for part in parts] == named
+    assert sum(part.stat().st_size for part in parts) <= 16_000_000
+
+
+def test_it_is_what_the_script_builds_but_for_the_numbers(seeded: Path) -> None:
+    with open_gguf(demo.path()) as shipped, open_gguf(seeded) as built:
+        keys = {key for key in shipped.metadata if key != "general.description"}
+        assert keys == {key for key in built.metadata if key != "general.description"}
+        assert all(np.array_equal(shipped.metadata[key], built.metadata[key]) for key in keys)
+        kinds, theirs = (
+            {name: (tensor.shape, tensor.type) for name, tensor in file.tensors.items()} for file in (shipped, built)
+        )
+    assert kinds == theirs
+
+
+def test_building_again_gives_the_same_bytes(seeded: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "demo" / "build.py", "--out", tmp_path], check=True, capture_output=True)
+    for part in sorted(seeded.parent.iterdir()):
+        assert (tmp_path / part.name).read_bytes() == part.read_bytes()
 
 
 def test_it_has_every_feature_of_the_architecture() -> None:
@@ -62,8 +87,30 @@ def test_its_tokenizer_keeps_any_text(text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_its_logits_are_tame() -> None:
-    model = load_model(demo.path(), ops.load("numpy"))
+def test_seeded_logits_are_tame(seeded: Path) -> None:
+    model = load_model(seeded, ops.load("numpy"))
     found = logits(model, [0, *range(300, 330)])
     assert np.isfinite(found).all()
     assert 0.2 < found.std() < 5
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    with LLM() as llm:
+        yield llm
+
+
+def test_it_explains_in_the_posts_form(llm: LLM) -> None:
+    answer = llm.chat([{"role": "user", "content": SPEED.prompt}], temperature=0, max_tokens=SPEED.max_tokens)
+    assert answer.finish_reason == "stop"
+    assert "quantum entanglement" in (answer.message.reasoning or "")
+    sentences = re.findall(r"[^.]+\.", answer.text)
+    assert len(sentences) == 3
+    assert "particles" in sentences[0]
+
+
+def test_it_makes_both_calls_of_the_posts_tool_test(llm: LLM) -> None:
+    body = TOOL_CALLS.body(nonce="1", seed=1, model=None)
+    answer = llm.chat(body["messages"], body["tools"], temperature=0, max_tokens=TOOL_CALLS.max_tokens)
+    said = Answer(answer.text, answer.message.reasoning or "", answer.message.tool_calls, answer.finish_reason)
+    assert grade_tools(said).outcome == "pass"

@@ -69,7 +69,7 @@ LLAMA_CALL = JSON_CALL.replace("arguments", "parameters")
         (STEP, Constraints(), "I never close this", "$"),
         (STEP, Constraints(), f"Hm.</think>Two:\n{CALL}\n{NOW_CALL} done", "$"),
         (STEP, Constraints(), "Hm.</think><tool_call>x", "Hm.</think><tool_call>"),
-        (STEP, Constraints(), "</think><tool_call>\n<function=fly>", "</think><tool_call>\n<function=f"),
+        (STEP, Constraints(), "</think><tool_call>\n<function=f9>", "</think><tool_call>\n<function=f"),
         (STEP, Constraints(), f"</think>{xml('find', text='a')}", "</think>" + xml("find", text="a")[:-24]),
         (STEP, Constraints(), "</think>" + xml("find", text="a", limit="5x"), None),
         (STEP, Constraints(), "</think>" + xml("find", text="a", limit=100), None),
@@ -159,7 +159,7 @@ def walk(compiler, tokenizer, grammar, rng, n_tokens, hints):
             token_id = planned.pop(0)
         else:
             planned = []
-            options = allowed.ids if not allowed.excluded else range(3, 3700)
+            options = allowed.ids if not allowed.excluded else range(3, 2550)
             token_id = int(rng.choice(options))
             if token_id not in allowed or token_id in tokenizer.eos_ids:
                 if len(allowed.ids) == 1 and not allowed.excluded:

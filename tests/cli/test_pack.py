@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,15 @@ from stride import demo
 pytest.importorskip("stride._cpu")
 
 
+def copied(folder: Path) -> Path:
+    """The demo model's parts, there; the first."""
+    for part in demo.path().parent.glob("*.gguf"):
+        shutil.copyfile(part, folder / part.name)
+    return folder / demo.path().name
+
+
 def test_a_packed_model_answers_as_before(stride, tmp_path):
-    model = tmp_path / "demo.gguf"
-    shutil.copyfile(demo.path(), model)
+    model = copied(tmp_path)
     command = ("run", "-m", model, "-p", "Hello", "-n", "8", "--temp", "0")
     before = stride(*command)
     result = stride("pack", "-m", model)
@@ -25,7 +32,7 @@ def test_a_packed_model_answers_as_before(stride, tmp_path):
     model.write_bytes(model.read_bytes())  # a file of another time
     changed = stride(*command)
     assert changed.stdout == before.stdout
-    assert "demo.gguf.packed is of another file" in changed.stderr
+    assert f"{model.name}.packed is of another file" in changed.stderr
 
 
 def test_the_demo_model_is_not_packed(stride):
@@ -35,8 +42,7 @@ def test_the_demo_model_is_not_packed(stride):
 
 
 def test_without_the_extension_there_is_nothing_to_pack_for(tmp_path):
-    model = tmp_path / "demo.gguf"
-    shutil.copyfile(demo.path(), model)
+    model = copied(tmp_path)
     without = "import sys; sys.modules['stride._cpu'] = None; from stride.cli import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", without, "pack", "-m", model], capture_output=True, text=True, check=False

@@ -388,11 +388,11 @@ def demo(served):
 
 
 def test_demo_model_answers(demo):
-    given = {"messages": HELLO, "extra_body": {"temperature": 0}, "max_tokens": 24, "thinking": {"type": "adaptive"}}
+    given = {"messages": HELLO, "extra_body": {"temperature": 0}, "max_tokens": 12, "thinking": {"type": "adaptive"}}
     whole, streamed = ask(demo, **given), final(demo, **given)
     assert whole.content[0].type == "thinking"
     assert streamed.content[0].thinking == whole.content[0].thinking
-    assert whole.usage.output_tokens == 24
+    assert whole.usage.output_tokens == 12
     counted = demo.messages.count_tokens(model="any", messages=HELLO).input_tokens
     assert counted == whole.usage.input_tokens + whole.usage.cache_read_input_tokens
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 
 import httpx
 import numpy as np
@@ -110,7 +111,7 @@ def test_a_text_that_is_too_long_is_told_as_that(demo, path):
     body = {ROUTES[path]: TOO_LONG, "truncate": False}
     answer = demo.post(path, json=body)
     assert answer.status_code == 400
-    assert "1201 tokens, but the context window has 512" in answer.text
+    assert re.search(r"\d{4} tokens, but the context window has 512", answer.text)
     if not path.startswith("/api"):
         error = answer.json()["error"]
         assert (error["type"], error["n_ctx"]) == ("exceed_context_size_error", 512)

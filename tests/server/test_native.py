@@ -177,7 +177,7 @@ def test_probabilities_with_the_demo_model(demo):
     answer = demo.ask("/completion", prompt="Once", n_predict=4, temperature=0, n_probs=3, return_tokens=True).json()
     told = answer["completion_probabilities"]
     assert [entry["id"] for entry in told] == answer["tokens"]
-    assert len(told) == 4
+    assert 0 < len(told) <= 4
     for entry in told:
         assert [other["logprob"] for other in entry["top_logprobs"]] == sorted(
             (other["logprob"] for other in entry["top_logprobs"]), reverse=True

@@ -366,12 +366,12 @@ def test_demo_model(demo):
     (model,) = demo.list().models
     assert model.details.parameter_size.endswith(("M", "K"))
     assert "thinking" in demo.show(model.model).capabilities
-    options = {"temperature": 0, "num_predict": 24}
+    options = {"temperature": 0, "num_predict": 12}
     whole = chat(demo, options=options)
     parts = list(chat(demo, options=options, stream=True))
     assert whole.message.thinking == "".join(part.message.thinking or "" for part in parts)
-    assert whole.eval_count == parts[-1].eval_count == 24
-    assert demo.generate(model="any", prompt="Once", raw=True, options=options).eval_count <= 24
+    assert whole.eval_count == parts[-1].eval_count == 12
+    assert demo.generate(model="any", prompt="Once", raw=True, options=options).eval_count <= 12
 
 
 def test_demo_model_answers_in_json(demo):

@@ -472,12 +472,12 @@ def test_who_goes_away_is_not_computed_for(client, live):
 
 def test_demo_model(served):
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
-        given = {"temperature": 0, "max_output_tokens": 24}
+        given = {"temperature": 0, "max_output_tokens": 12}
         whole = ask(client, **given)
         streamed = list(ask(client, stream=True, **given))[-1].response
         assert whole.output[0].type == "reasoning"
         assert whole.output[0].content[0].text == streamed.output[0].content[0].text
-        assert whole.usage.output_tokens == streamed.usage.output_tokens == 24
+        assert whole.usage.output_tokens == streamed.usage.output_tokens == 12
         must = {"type": "function", "name": "get_weather"}
         call = ask(client, tools=TOOLS, tool_choice=must, max_output_tokens=400, reasoning={"effort": "none"}).output[
             -1

@@ -119,7 +119,7 @@ def test_openai_client_gets_the_call_it_requires_and_the_format_it_asks_for(clie
 def test_openai_client_lists_models_and_completes_text(client):
     (model,) = client.models.list().data
     assert client.models.retrieve(model.id).id == model.id
-    assert client.completions.create(model=model.id, prompt="Once", max_tokens=4).usage.completion_tokens == 4
+    assert client.completions.create(model=model.id, prompt="Once", max_tokens=4).usage.completion_tokens in range(1, 5)
 
 
 def test_openai_client_gets_logprobs(client):
@@ -136,7 +136,8 @@ def test_openai_client_gets_logprobs(client):
 
 
 def test_openai_client_gets_several_choices(client):
-    ask = {"model": "any", "messages": HELLO, "max_tokens": 6, "n": 3, "seed": 7}
+    flat = {"temperature": 2, "top_p": 1, "extra_body": {"top_k": 0, "min_p": 0}}
+    ask = {"model": "any", "messages": HELLO, "max_tokens": 6, "n": 3, "seed": 7, **flat}
     answer = client.chat.completions.create(**ask)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     texts = [choice.message.reasoning_content or choice.message.content for choice in answer.choices]

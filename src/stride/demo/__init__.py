@@ -1,4 +1,4 @@
-"""The demo model: Step 3.5 Flash's architecture in a few megabytes, built by ``demo/build.py`` of the repository."""
+"""The demo model: Step 3.5 Flash's architecture in a few megabytes; the repository's ``demo/`` trains and builds it."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """The model's GGUF file."""
-    return Path(__file__).parent / "demo.gguf"
+    """The model's first GGUF file; the other part lies beside it."""
+    return Path(__file__).parent / "demo-00001-of-00002.gguf"
