@@ -2,8 +2,8 @@
 //
 // Two passes over the weights. The first computes a few tiles of hidden columns of one group at a time: gate, up,
 // SwiGLU, and the result quantised, all by one thread. The second computes each group's products with the down
-// projection, some rows of the output at a time, and adds up each token's choices in their order; so no token's result
-// depends on the others.
+// projection, some rows of the output at a time, and adds up each token's: experts by ascending number, then the shared
+// one. So no token's result depends on the others, nor on the order in which experts come.
 #include <algorithm>
 #include <numeric>
 
@@ -54,19 +54,21 @@ void Engine::gated(const float* x, int64_t n, const int32_t* ids, const float* w
     };
     const Inputs inputs = prepare(x, n, dim, quantized(routed) || quantized(shared));
 
-    // Sort the (token, choice) pairs by expert: place[token * top_k + choice] is the pair's place in that order.
+    // Sort the (token, choice) pairs by expert: places[token * top_k ..] are the token's places in that order, ascending.
     const int64_t n_pairs = routed != nullptr ? n * top_k : 0;
     const int64_t n_experts = routed != nullptr ? routed->gate->count() : 0;
     std::vector<int64_t> starts(static_cast<size_t>(n_experts + 1));
     for (int64_t p = 0; p < n_pairs; ++p) ++starts[static_cast<size_t>(ids[p] + 1)];
     std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    std::vector<int64_t> place(static_cast<size_t>(n_pairs)), next(starts);
+    std::vector<int64_t> next(starts), pairs(static_cast<size_t>(n_pairs));  // pairs: by place
+    for (int64_t p = 0; p < n_pairs; ++p) pairs[static_cast<size_t>(next[static_cast<size_t>(ids[p])]++)] = p;
+    std::vector<int64_t> places(static_cast<size_t>(n_pairs)), filled(static_cast<size_t>(n));
     std::vector<const void*> sorted_plain(static_cast<size_t>(n_pairs)), sorted_quantized(static_cast<size_t>(n_pairs));
-    for (int64_t p = 0; p < n_pairs; ++p) {
-        const auto at = static_cast<size_t>(next[static_cast<size_t>(ids[p])]++);
-        place[static_cast<size_t>(p)] = static_cast<int64_t>(at);
-        sorted_plain[at] = inputs.plain[static_cast<size_t>(p / top_k)];
-        if (!inputs.quantized.empty()) sorted_quantized[at] = inputs.quantized[static_cast<size_t>(p / top_k)];
+    for (size_t at = 0; at < pairs.size(); ++at) {
+        const auto token = static_cast<size_t>(pairs[at] / top_k);
+        places[token * static_cast<size_t>(top_k) + static_cast<size_t>(filled[token]++)] = static_cast<int64_t>(at);
+        sorted_plain[at] = inputs.plain[token];
+        if (!inputs.quantized.empty()) sorted_quantized[at] = inputs.quantized[token];
     }
 
     // The largest groups first; the shared expert is one of them, and the last in the sorted order.
@@ -114,9 +116,11 @@ void Engine::gated(const float* x, int64_t n, const int32_t* ids, const float* w
             const int64_t count = std::min(sum_rows, n_rows - begin);
             float* total = out + t * dim + first_row + begin;
             std::fill_n(total, count, 0.0f);
-            for (int64_t pair = t * top_k; pair < (t + 1) * top_k; ++pair)
-                kernels_.add_scaled(total, products + place[static_cast<size_t>(pair)] * n_rows + begin, weights[pair],
+            for (int64_t k = t * top_k; k < (t + 1) * top_k; ++k) {
+                const int64_t at = places[static_cast<size_t>(k)];
+                kernels_.add_scaled(total, products + at * n_rows + begin, weights[pairs[static_cast<size_t>(at)]],
                                     count);
+            }
             if (shared != nullptr) kernels_.add(total, products + (n_pairs + t) * n_rows + begin, count);
         });
     }

@@ -197,7 +197,11 @@ class Backend(Protocol):
         """
 
     def experts(self, x: Array, ids: IntArray, weights: FloatArray, routed: GatedFFN, shared: GatedFFN | None) -> Array:
-        """``Σ_j weights[:, j] * FFN_ids[:, j](x)``, plus the shared expert's FFN where there is one: [n, d]."""
+        """``Σ_j weights[:, j] * FFN_ids[:, j](x)``, plus the shared expert's FFN where there is one: [n, d].
+
+        Each token's are added up by ascending expert, the shared one last: a result depends on neither the order of
+        ``ids`` nor on which experts are computed first.
+        """
 
     def concat_norms(self, a: Array, a_weight: Array, b: Array, b_weight: Array, epsilon: float) -> Array:
         """``[RMSNorm(a), RMSNorm(b)]`` along the last axis, [n, 2 d]: the input of a draft layer."""
