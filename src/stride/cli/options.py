@@ -13,6 +13,7 @@ from stride.errors import StrideError
 
 if TYPE_CHECKING:
     from stride.api import LLM
+    from stride.ops.api import StreamCounts
 
 MODEL_HELP = "GGUF file, any part of a split one, its folder, or a pulled repository. Default: the demo model."
 Model = Annotated[str | None, typer.Option("-m", "--model", metavar="MODEL", help=MODEL_HELP)]
@@ -111,6 +112,18 @@ def json_object(text: str, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError(f"{name} must be a JSON object", field=name)
     return value
+
+
+def print_streaming(counts: StreamCounts, n_generated: int) -> None:
+    """One line on stderr: how experts on disk were used, and waited for."""
+    came_true = f", {counts.came_true / counts.expected:.0%} of those read ahead were used" if counts.expected else ""
+    print(
+        f"experts on disk: {counts.hit_rate:.0%} found in memory, "
+        f"{counts.read_bytes / max(1, n_generated) / 1e6:.0f} MB read for each token generated, "
+        f"{counts.waited_seconds:.2f} s waited for the disk{came_true}; "
+        f"{counts.n_slots * counts.slot_bytes / 2**30:.1f} GiB hold {counts.n_slots} of {counts.n_experts}",
+        file=sys.stderr,
+    )
 
 
 def print_timings(timings: Any) -> None:

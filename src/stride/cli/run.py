@@ -23,6 +23,7 @@ def command(
     threads: options.Threads = None,
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
+    memory: options.Memory = None,
     temperature: options.Temperature = 0.8,
     top_k: options.TopK = 40,
     top_p: options.TopP = 0.95,
@@ -60,7 +61,10 @@ def command(
         "regex": regex,
         "grammar": grammar,
     }
-    with options.load(model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type) as llm:
+    with options.load(
+        model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type, memory=memory
+    ) as llm:
+        before = llm.streaming
         if chat:
             stream = llm.chat([{"role": "user", "content": text}], stream=True, **asked)
         else:
@@ -75,6 +79,8 @@ def command(
                     case Finish(timings=timings):
                         print()
                         options.print_timings(timings)
+                        if before is not None and (after := llm.streaming) is not None:
+                            options.print_streaming(after.since(before), timings.predicted_n)
         except KeyboardInterrupt:
             stream.cancel()
             print()

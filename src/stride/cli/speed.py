@@ -49,6 +49,7 @@ def command(
     threads: options.Threads = None,
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
+    memory: options.Memory = None,
     show_profile: Annotated[
         bool, typer.Option("--profile", help="Time and GB/s of each operation, of one run of each test.")
     ] = False,
@@ -65,7 +66,7 @@ def command(
     if show_profile and output != "md":
         raise RequestError("--profile prints tables: leave out -o json", field="output")
     results = []
-    with options.load(model, backend=backend, threads=threads, kv_type=cache_type) as llm:
+    with options.load(model, backend=backend, threads=threads, kv_type=cache_type, memory=memory) as llm:
         if show_profile:
             for test in plan:
                 _print_profile(test.label, *profile(llm, test))

@@ -6,6 +6,7 @@ x + attention(norm(x)), then x + ffn(norm(x)), layer after layer; the residual s
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,6 +107,8 @@ class Decoder:
         self.output_norm = output_norm
         self.output = output
         self.draft_heads = draft_heads
+        with_experts = [block for block in blocks if block.router is not None]
+        self._next_with_experts = {id(block): after for block, after in itertools.pairwise(with_experts)}
         self.windows = config.windows
         self.n_vocab = config.n_vocab
         self.n_embd = config.n_embd
@@ -253,4 +256,10 @@ class Decoder:
         if block.router is None:
             return ops.ffn(h, block.ffn)
         ids, weights = ops.route(h, block.router.weight, block.router.bias, block.router.routing)
+        after = self._next_with_experts.get(id(block))
+        if after is not None and after.router is not None:
+            router = after.router
+            ops.expect(
+                x, after.ffn_norm, self.config.norm_epsilon, router.weight, router.bias, router.routing, after.ffn
+            )
         return ops.experts(h, ids, weights, block.ffn, block.shared)
