@@ -345,6 +345,7 @@ NB_MODULE(_cpu, m) {
         .def_prop_ro("type_name", [](const MatrixShape& w) { return w.format().name; });
     nb::class_<Matrix, MatrixShape>(m, "Weight")
         .def_prop_ro("data", data_of)
+        .def("lock", &Matrix::lock, nb::call_guard<nb::gil_scoped_release>())
         .def("pack", pack, nb::arg("index"), nb::arg("first_row"), nb::arg("rows"));
     nb::class_<KVPool>(m, "KVPool")
         .def_prop_ro("n_bytes", &KVPool::n_bytes)

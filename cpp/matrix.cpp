@@ -52,6 +52,8 @@ Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t column
       data_(mapped_ ? Region(file, offset, static_cast<size_t>(n_bytes()))
                     : Region(static_cast<size_t>(n_bytes()), true)) {}
 
+bool Matrix::lock() const { return mlock(data_.data(), static_cast<size_t>(n_bytes())) == 0; }
+
 int Matrix::populate(ThreadPool& pool) const {
     const int64_t pieces = (n_bytes() + populated_bytes - 1) / populated_bytes;
     std::atomic<int> error{0};

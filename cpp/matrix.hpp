@@ -64,6 +64,9 @@ public:
     // -1 - errno where reading failed (below -1). Without `keep_cached` the system forgets each part once it is packed.
     int64_t read(ThreadPool& pool, int file, int64_t offset, bool keep_cached);
 
+    // Keeps it in memory, whatever else memory is wanted for; false: the system does not allow that.
+    bool lock() const;
+
     // Brings a mapped matrix into memory, on all threads. Gives 0, or the errno of what could not be read.
     int populate(ThreadPool& pool) const;
 

@@ -42,6 +42,8 @@ class Weight(MatrixShape):
     @property
     def data(self) -> npt.NDArray[np.uint8]:
         """The packed bytes where they lie, read-only: uint8 [n_bytes]."""
+    def lock(self) -> bool:
+        """Keep it in memory, whatever else memory is wanted for; False: the system does not allow that."""
     def pack(self, index: int, first_row: int, rows: npt.NDArray[np.uint8]) -> None:
         """Fill rows of matrix ``index`` from uint8 [n, bytes of a row]; ``first_row`` is a multiple of 32."""
 

@@ -371,6 +371,10 @@ class LLM:
         """What people should know about how this model was loaded, such as types that were converted."""
         return facts.notes(self._loaded)
 
+    def expectation(self) -> str | None:
+        """How fast this model will be, where its routed experts stay on disk, and why; None otherwise."""
+        return facts.expectation(self._loaded)
+
     @property
     def info(self) -> dict[str, Any]:
         """Facts for reports and `/props`."""

@@ -18,6 +18,8 @@ from stride.chat.tokenizer import Tokenizer
 from stride.embeddings import check_pooling
 from stride.engine import Engine, EngineConfig
 from stride.errors import InsufficientMemoryError, ModelFileError, RequestError, UnsupportedError
+from stride.experts import saved
+from stride.experts.policy import DEFAULT
 from stride.gguf import GGUFFile, Metadata, fingerprint, open_gguf
 from stride.memory import Experts, Plan, Wishes
 from stride.models import Decoder, check_model, load_model
@@ -152,12 +154,7 @@ def load(options: LoadOptions) -> Loaded:
         opened.callback(room.close)
         try:
             if plan.streamed:
-                backend.stream_experts(
-                    routed_experts(file, config),
-                    plan.streamed,
-                    _most_chosen(config),
-                    available=lambda: memory.machine_memory().available,
-                )
+                _stream_experts(file, config, backend, plan)
             decoder = load_model(file, backend, options.progress)
             engine = Engine(decoder, engine_config, room)
         except MemoryError as error:
@@ -229,6 +226,16 @@ def _experts(file: GGUFFile, config: ModelConfig, backend: Backend) -> Experts |
     stacks = [tensor for layer in layers for tensor in layer]
     count = sum(layer[0].shape[0] for layer in layers)
     return Experts(backend.held_bytes(*stacks), count, slot_bytes, least_slots(_most_chosen(config)))
+
+
+def _stream_experts(file: GGUFFile, config: ModelConfig, backend: Backend, plan: Plan) -> None:
+    layers = routed_experts(file, config)
+    choice = DEFAULT
+    if config.experts is not None:
+        choice = saved.policy_for(config.experts, plan.streamed // backend.expert_bytes(layers))
+    backend.stream_experts(
+        layers, plan.streamed, _most_chosen(config), choice, lambda: memory.machine_memory().available
+    )
 
 
 def _most_chosen(config: ModelConfig) -> int:

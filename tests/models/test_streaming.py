@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 
 from stride.errors import ModelFileError
-from stride.experts.policy import DEFAULT, PolicyChoice
 from stride.gguf import open_gguf
 from stride.models import Decoder, Session, check_model, load_model
 from stride.models.load import routed_experts
@@ -20,6 +20,7 @@ from stride.ops.expert_cache import least_slots
 
 pytest.importorskip("stride._cpu", reason="the C++ extension is not built")
 CpuBackend = pytest.importorskip("stride.ops.cpu").CpuBackend
+packed = pytest.importorskip("stride.ops.packed")
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TYPES_WITHOUT_KERNELS = "step35-rare-types"
@@ -30,15 +31,15 @@ FILES = [
 ]
 
 
-def streamed(path: Path, n_slots: int, choice: PolicyChoice = DEFAULT) -> tuple[Decoder, Any]:
+def streamed(path: Path, n_slots: int, model: Sequence[Path] = ()) -> tuple[Decoder, Any]:
     """A decoder with memory for so many experts, or the least; and its backend."""
-    backend = CpuBackend(2)
+    backend = CpuBackend(2, model=model)
     with open_gguf(path) as file:
         config = check_model(file)
         layers = routed_experts(file, config)
         top_k = config.layers[-1].ffn.top_k
         n_slots = max(n_slots, least_slots(top_k))
-        backend.stream_experts(layers, n_slots * backend.expert_bytes(layers), top_k, choice)
+        backend.stream_experts(layers, n_slots * backend.expert_bytes(layers), top_k)
         return load_model(file, backend), backend
 
 
@@ -60,6 +61,23 @@ def test_logits_are_the_resident_ones(name: str) -> None:
         decoder, backend = streamed(path, n_slots)
         np.testing.assert_array_equal(run(decoder, tokens), expected)
         assert backend.stream.counts.misses > 0
+
+
+@pytest.mark.parametrize("name", ["step35-iq4_xs", "step35-rare-types"])
+def test_a_packed_copy_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    """Also of types that have no kernels, which can be streamed from their packed copy only."""
+    path = tmp_path / "model.gguf"
+    shutil.copy(GOLDEN / f"{name}.gguf", path)
+    packer = CpuBackend(2)
+    with open_gguf(path) as file:
+        tensors = [tensor for tensor in file.tensors.values() if len(tensor.shape) > 1]
+        n_bytes = sum(map(packer.packed_bytes, tensors))
+        packed.write(file.paths, tensors, packer.weight, n_bytes, lambda done: None)
+    resident = load_model(path, CpuBackend(2))
+    tokens = list(range(30))
+    decoder, backend = streamed(path, 0, model=[path])
+    assert all(place.packed for layer in backend.stream.layers for place in layer)
+    np.testing.assert_array_equal(run(decoder, tokens), run(resident, tokens))
 
 
 def test_a_truncated_file_fails_while_it_runs_and_recovers(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from stride.errors import InsufficientMemoryError, ModelFileError, UnsupportedError
 from stride.experts.policy import DEFAULT, PolicyChoice
 from stride.gguf import QuantType, Tensor
+from stride.ops import disk, pressure
 from stride.ops.api import GatedFFN
 from stride.ops.numpy import NumpyBackend
 
@@ -34,6 +37,18 @@ KINDS = [
     QuantType.Q6_K,
     QuantType.Q8_0,
 ]
+
+
+@pytest.fixture(autouse=True)
+def many_small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every matrix comes in several pieces; and no time goes into probing the disk."""
+    probe = disk.probe
+
+    def quick(path: Any, first: int, n_bytes: int) -> disk.DiskPlan:
+        return replace(probe(path, first, n_bytes), block_bytes=8192, n_readers=3)
+
+    monkeypatch.setattr(disk, "SECONDS", 0.0)
+    monkeypatch.setattr(disk, "probe", quick)
 
 
 def poison(stream: Any) -> None:
@@ -59,9 +74,11 @@ class Model:
         self.also = GatedFFN(*map(self.resident.weight, shared), 1.5)
         self.slot_bytes = self.resident.expert_bytes(tensors)
 
-    def stream(self, n_slots: int, choice: PolicyChoice = DEFAULT, top_k: int = TOP_K) -> Any:
+    def stream(
+        self, n_slots: int, choice: PolicyChoice = DEFAULT, available: Callable[[], int] = lambda: 1 << 40
+    ) -> Any:
         backend = CpuBackend(2)
-        backend.stream_experts(self.tensors, n_slots * self.slot_bytes, top_k, choice)
+        backend.stream_experts(self.tensors, n_slots * self.slot_bytes, TOP_K, choice, available)
         poison(backend.stream)
         return backend
 
@@ -213,6 +230,27 @@ def test_the_resident_oracle_agrees(make_model: MakeModel, rng: np.random.Genera
     wanted = oracle.experts(x, ids, scales, routed, shared)
     got = model.compute(model.stream(4), 0, x, ids, scales)
     assert np.abs(got - wanted).max() < 1e-2 * np.abs(wanted).max()  # the shared one is quantised
+
+
+def test_slots_are_given_back_under_pressure_and_taken_again(
+    make_model: MakeModel, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pressure, "SECONDS", 0.0)
+    monkeypatch.setattr(pressure, "CALM_SECONDS", 0.0)
+    monkeypatch.setattr(pressure, "STALLS", Path("/nowhere"))
+    model = make_model()
+    available = 1 << 30
+    backend = model.stream(24, available=lambda: available)
+    sizes = []
+    for now in (1 << 30, 0, 0, 1 << 30, 0, *([1 << 30] * 20)):
+        available = now
+        for layer in range(2):
+            step = a_step(rng, 20)
+            np.testing.assert_array_equal(model.compute(backend, layer, *step), model.expected(layer, *step))
+        sizes.append(backend.streaming.n_slots)
+    assert sizes[0] == sizes[-1] == 24
+    assert sizes[1] == TOP_K
+    assert TOP_K <= sizes[4] < sizes[3]
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ def load(model: str | None, stopping: threading.Event | None = None, **arguments
         llm = LLM(model, progress=progress, **arguments)
     for note in llm.notes:
         print(f"stride: {note}", file=sys.stderr)
+    if (expectation := llm.expectation()) is not None:
+        print(f"stride: {expectation}", file=sys.stderr)
     return llm
 
 

@@ -94,6 +94,7 @@ class CpuBackend:
         self._converted: set[QuantType] = set()
         self._streamed: dict[tuple[Path, int], _cpu.MatrixShape] = {}  # by file and offset
         self.stream: ExpertStream | None = None
+        self._is_told_of_locks = False
         self._batch: Batch | None = None
         self._rotations: dict[int, tuple[Rope, FloatArray]] = {}
 
@@ -161,10 +162,19 @@ class CpuBackend:
         if _held_type(tensor) is not tensor.type and tensor.type not in self._converted:
             self._converted.add(tensor.type)
             self.notes.append(f"{tensor.type.name} has no kernels: such tensors are held as {_held_type(tensor).name}")
-        if (mapped := self._mapped_weight(tensor, count, rows, columns)) is not None:
-            return mapped
-        if _held_type(tensor) is not tensor.type:
-            return self._converted_weight(tensor, count, rows, columns)
+        weight = self._mapped_weight(tensor, count, rows, columns)
+        if weight is None and _held_type(tensor) is not tensor.type:
+            weight = self._converted_weight(tensor, count, rows, columns)
+        if weight is None:
+            weight = self._packed_weight(tensor, count, rows, columns)
+        if self.stream is not None and not weight.lock() and not self._is_told_of_locks:
+            self._is_told_of_locks = True
+            self.notes.append(
+                "weights cannot be locked in memory (ulimit -l): under pressure the system may page them out"
+            )
+        return weight
+
+    def _packed_weight(self, tensor: Tensor, count: int, rows: int, columns: int) -> _cpu.Weight:
         weight = _cpu.weight(tensor.type, count, rows, columns)
         try:
             with open(tensor.path, "rb", buffering=0) as file:
