@@ -291,7 +291,7 @@ def test_a_streamed_plan_fits_or_says_what_would(available, wished, count):
     except InsufficientMemoryError as error:
         found = re.search(r"streamed from disk: ([\d.]+ [MG]iB) would do", str(error))
         assert found is not None
-        would_do = parse_size(found[1]) + (64 << 20)  # what is told is rounded
+        would_do = parse_size(found[1])
         assert would_do > available
         assert streamed(would_do, wishes).streamed >= EXPERTS.least * EXPERTS.slot_bytes
         return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from stride import estimate
+from stride import estimate, memory
 from stride.experts import saved
 from stride.gguf import census
 from stride.load import Loaded
+from stride.ops.api import StreamCounts
 from stride.ops.bandwidth import read_bandwidth
 from stride.ops.machine import Machine
 
@@ -40,7 +41,17 @@ def expectation(loaded: Loaded) -> str | None:
         f"{bandwidth / 1e9:.0f} GB/s from memory, {found.hit_rate:.0%} hits"
         + ("" if found.is_hit_rate_known else " if all experts are wanted alike")
         + ")"
+        + _of_packing(counts, threads)
     )
+
+
+def _of_packing(counts: StreamCounts, threads: int) -> str:
+    """What a packed copy would save: it lies on disk as it does in memory."""
+    if math.isinf(counts.pack_rate):
+        return ""
+    cores = min(1.0, counts.disk_rate / (counts.pack_rate * threads))
+    n_bytes = counts.n_experts * counts.slot_bytes
+    return f"; a packed copy (stride pack, {memory.size(n_bytes)} for experts) would save {cores:.0%} of the processor"
 
 
 def info(loaded: Loaded) -> dict[str, Any]:

@@ -332,7 +332,7 @@ def _plan_streamed(
         working = working_bytes(config, n_parallel, chunk)
         bare = Plan(n_ctx, n_parallel, kind, resident, cache, working, memory.available, chunk=chunk)
         left = memory.available - bare.needed
-        prefixes = min(DEFAULT_PREFIXES, max(0, left) // STREAM_PREFIXES)
+        prefixes = min(DEFAULT_PREFIXES, max(0, left - least) // STREAM_PREFIXES)
         if wishes.prefixes is not None and wishes.prefixes >= 0:
             prefixes = min(wishes.prefixes, max(0, left - least))
         slots = min((left - prefixes) // experts.slot_bytes, experts.count)
@@ -355,7 +355,7 @@ def _plan_streamed(
         smallest = min(choices, key=lambda one: one.needed - one.streamed)
         needed = smallest.needed - smallest.streamed + least
         raise InsufficientMemoryError(
-            f"{size(memory.available)} are too little even with routed experts streamed from disk: {size(needed)} "
+            f"{size(memory.available)} are too little even with routed experts streamed from disk: {_at_least(needed)} "
             f"would do (weights {size(smallest.weights + smallest.packing)}, one token's experts {size(least)}, "
             f"keys and values {size(smallest.cache)} for {smallest.n_parallel} × {smallest.n_ctx} tokens as "
             f"{smallest.kv_type}, working memory {size(smallest.working)})",
@@ -390,6 +390,12 @@ def _remedy(refused: Plan, shortened: Callable[[int, KVType], Plan | None]) -> s
 def size(n_bytes: int) -> str:
     """A number of bytes for people."""
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def _at_least(n_bytes: int) -> str:
+    """As `size`, but rounded up: so much is enough."""
+    step = 2**30 // 10 + 1 if n_bytes >= 2**30 else 2**20
+    return size(-(-n_bytes // step) * step)
 
 
 # --- while it runs ----------------------------------------------------------------------------

@@ -112,6 +112,7 @@ class StreamCounts:
         waited_seconds: in which nothing could be computed until something was read.
         n_slots: experts that fit in memory now, of ``slot_bytes`` each, out of ``n_experts``.
         disk_rate: bytes per second that the disk gave when it was probed.
+        pack_rate: bytes per second that one thread packs of what it has read; infinite where a packed copy is read.
     """
 
     hits: int
@@ -124,6 +125,7 @@ class StreamCounts:
     slot_bytes: int
     n_experts: int
     disk_rate: float
+    pack_rate: float
 
     @property
     def hit_rate(self) -> float:

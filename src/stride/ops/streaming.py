@@ -5,9 +5,13 @@ What a step computes does not depend on what was in memory: experts are added up
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from stride import _cpu
 from stride.errors import InsufficientMemoryError, ModelFileError
@@ -22,6 +26,8 @@ EXPECTED_SHARE = 8
 """One slot in so many is for experts that are expected, but no more than two layers' worth of them."""
 FEW_TOKENS = 8
 """Up to so many, a step's time is the reading of experts that were not foreseen; with more, nearly all are wanted."""
+PACKED_ROWS = 256
+"""Of a matrix, packed to see how long it takes."""
 SHRINK_SHARE = 16
 """One slot in so many is given back at least when memory is short, and taken again."""
 NO_SHARED = (None, None, None, 0.0)
@@ -84,6 +90,7 @@ class ExpertStream:
             self.slot_bytes = _cpu.slot_bytes(sources)
             n_slots = n_bytes // self.slot_bytes
             n_experts = max(layer[0].tensor.shape[0] for layer in layers)
+            self._pack_rate = math.inf if largest.packed else _pack_rate(largest)
             self._n_experts = sum(layer[0].tensor.shape[0] for layer in layers)
             n_slots = min(n_slots, self._n_experts)
             least = least_slots(top_k)
@@ -125,6 +132,7 @@ class ExpertStream:
             self.slot_bytes,
             self._n_experts,
             self.disk.bytes_per_second,
+            self._pack_rate,
         )
 
     def experts(
@@ -260,6 +268,19 @@ class Trial:
             self._waited.clear()
             self._stays = True
         self._sum, self._left = 0.0, self.USES * (self.STAY if self._stays else 1)
+
+
+def _pack_rate(place: Place) -> float:
+    """Bytes per second that one thread packs; takes a few milliseconds."""
+    rows, columns = min(PACKED_ROWS, place.tensor.shape[1]), place.tensor.shape[2]
+    weight = _cpu.weight(place.shape.type, 1, rows, columns)
+    data = np.zeros((rows, place.tensor.n_bytes // (place.tensor.shape[0] * place.tensor.shape[1])), np.uint8)
+    times = []
+    for _ in range(3):  # at first, memory comes page by page
+        start = time.perf_counter()
+        weight.pack(0, 0, data)
+        times.append(time.perf_counter() - start)
+    return data.nbytes / min(times)
 
 
 def _slots_of(wave: Wave, table: IntArray, all_of_it: bool) -> IntArray:
