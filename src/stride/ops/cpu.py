@@ -29,7 +29,7 @@ from stride.ops.api import (
     StreamCounts,
 )
 from stride.ops.pressure import available_bytes
-from stride.ops.streaming import ExpertStream, Place
+from stride.ops.streaming import FEW_TOKENS, ExpertStream, Place
 
 CONVERTED_ROWS = 256
 """Rows that are converted at once where the extension has no layout for a type; a multiple of 32."""
@@ -321,9 +321,14 @@ class CpuBackend:
         routing: Routing,
         routed: GatedFFN,
     ) -> None:
-        if self.stream is not None and self.stream.looks_ahead:
+        if self.stream is None or not self.stream.looks_ahead:
+            return
+        n_experts: int = router.shape[0]
+        if len(x) <= FEW_TOKENS:
             ids, _ = self.route(self.norm(x, norm, epsilon), router, bias, routing)
             self.stream.expect(routed, ids)
+        elif len(x) * routing.top_k >= n_experts:  # nearly all are wanted: no need to ask which
+            self.stream.expect(routed, np.arange(n_experts, dtype=np.int32)[None])
 
     def concat_norms(
         self, a: FloatArray, a_weight: FloatArray, b: FloatArray, b_weight: FloatArray, epsilon: float
