@@ -81,12 +81,10 @@ def measure(model: str, memory: str, n_prompt: int, n_gen: int) -> dict[str, Any
             return time.perf_counter() - start
 
         def counts() -> np.ndarray:
-            if stream is None:
-                return np.zeros(7)
-            c = stream.counts
-            return np.array(
-                [c.hits, c.misses, c.read_bytes, c.waited_seconds, c.read_seconds, c.expected, c.came_true], float
-            )
+            c = llm.streaming
+            if c is None:
+                return np.zeros(6)
+            return np.array([c.hits, c.misses, c.read_bytes, c.waited_seconds, c.expected, c.came_true], float)
 
         result: dict[str, Any] = {"memory": memory, "budget": parse_size(memory), "streamed": llm.plan.streamed}
         if n_prompt:
@@ -101,11 +99,12 @@ def measure(model: str, memory: str, n_prompt: int, n_gen: int) -> dict[str, Any
             result["token_seconds"] = timed(rng.integers(0, n_vocab, n_gen).tolist()) / n_gen
             spent = (counts() - before) / n_gen
             result |= {
-                "hit_rate": spent[0] / max(1e-9, spent[0] + spent[1] + spent[6]),
+                "hit_rate": spent[0] / max(1e-9, spent[0] + spent[1] + spent[5]),
                 "token_read_bytes": spent[2],
                 "token_waited": spent[3],
-                "expected": spent[5],
-                "came_true": spent[6],
+                "token_missed_experts": spent[1] + spent[5],
+                "expected": spent[4],
+                "came_true": spent[5],
             }
             session.rewind(n_prompt)
             timed([7])
@@ -121,6 +120,7 @@ def measure(model: str, memory: str, n_prompt: int, n_gen: int) -> dict[str, Any
                 "direct": stream.disk.direct,
                 "readers": stream.disk.n_readers,
                 "block_bytes": stream.disk.block_bytes,
+                "n_experts": sum(layer[0].tensor.shape[0] for layer in stream.layers),
                 "experts_bytes": sum(place.tensor.n_bytes for layer in stream.layers for place in layer),
             }
     return result
@@ -130,7 +130,7 @@ def llama_bench(program: str, model: str, n_bytes: int, n_prompt: int, n_gen: in
     """llama.cpp's own benchmark, one run of each, in a control group of so much memory."""
     group = memory_group("stride-bench-peer", n_bytes)
     command = [program, "-m", model, "-p", str(n_prompt), "-n", str(n_gen), "-r", "1", "-t", str(os.cpu_count())]
-    rows = json.loads(run_within(group, [*command, "-o", "json", "-mmp", "1"], timeout))
+    rows = json.loads(run_within(group, [*command, "-o", "json"], timeout))
     return {
         ("peer_prompt_seconds" if row["n_prompt"] else "peer_token_seconds"): row["avg_ns"]
         / 1e9
@@ -154,8 +154,9 @@ def describe(found: dict[str, Any]) -> str:
     if "token_seconds" in found:
         rate = 1 / found["token_seconds"]
         ceiling = 1 / found["resident_token_seconds"]
-        if disk and found["token_read_bytes"]:
-            ceiling = min(ceiling, disk / found["token_read_bytes"])
+        missed = found["token_missed_experts"] * found.get("experts_bytes", 0) / max(1, found.get("n_experts", 0))
+        if disk and missed:
+            ceiling = min(ceiling, disk / missed)
         found["of_ceiling"] = rate / ceiling
         resident = 1 / found["resident_token_seconds"]
         lines += [
