@@ -116,12 +116,13 @@ def json_object(text: str, name: str) -> dict[str, Any]:
     return value
 
 
-def print_streaming(counts: StreamCounts, n_generated: int) -> None:
-    """One line on stderr: how experts on disk were used, and waited for."""
+def print_streaming(counts: StreamCounts, n_tokens: int | None = None) -> None:
+    """One line on stderr: how experts on disk were used, and waited for; by token, where it is said for how many."""
+    each = "" if n_tokens is None else f" for each of {n_tokens} tokens"
     came_true = f", {counts.came_true / counts.expected:.0%} of those read ahead were used" if counts.expected else ""
     print(
         f"experts on disk: {counts.hit_rate:.0%} found in memory, "
-        f"{counts.read_bytes / max(1, n_generated) / 1e6:.0f} MB read for each token generated, "
+        f"{counts.read_bytes / (n_tokens or 1) / 1e6:.0f} MB read{each}, "
         f"{counts.waited_seconds:.2f} s waited for the disk{came_true}; "
         f"{counts.n_slots * counts.slot_bytes / 2**30:.1f} GiB hold {counts.n_slots} of {counts.n_experts}",
         file=sys.stderr,

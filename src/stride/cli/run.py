@@ -80,7 +80,8 @@ def command(
                         print()
                         options.print_timings(timings)
                         if before is not None and (after := llm.streaming) is not None:
-                            options.print_streaming(after.since(before), timings.predicted_n)
+                            n_tokens = timings.prompt_n + timings.predicted_n
+                            options.print_streaming(after.since(before), n_tokens)
         except KeyboardInterrupt:
             stream.cancel()
             print()

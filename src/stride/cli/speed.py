@@ -88,5 +88,7 @@ def command(
                     f"| {test.label} | {result.avg_ts:.2f} ± {result.stddev_ts:.2f} |",
                     flush=True,
                 )
+        if (counts := llm.streaming) is not None:
+            options.print_streaming(counts)
     if output == "json":
         print(json.dumps(results, indent=2))
