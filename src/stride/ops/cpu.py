@@ -148,6 +148,11 @@ class CpuBackend:
         return Place(tensor, shape, tensor.path, tensor.offset, tensor.n_bytes // count, packed=False)
 
     def weight(self, tensor: Tensor) -> _cpu.MatrixShape:
+        """`resident_weight`, or, of experts that stay on disk, their shape."""
+        streamed = self._streamed.get((tensor.path, tensor.offset))
+        return self.resident_weight(tensor) if streamed is None else streamed
+
+    def resident_weight(self, tensor: Tensor) -> _cpu.Weight:
         """Pack a tensor while reading it, or map its packed copy. Types without a layout become Q8_0, or F16 where rows
         are no whole blocks.
 
@@ -155,9 +160,6 @@ class CpuBackend:
             ModelFileError: the file ends before the tensor does.
             UnsupportedError: not a matrix or a stack of matrices.
         """
-        streamed = self._streamed.get((tensor.path, tensor.offset))
-        if streamed is not None:
-            return streamed
         count, rows, columns = _stack_shape(tensor)
         if _held_type(tensor) is not tensor.type and tensor.type not in self._converted:
             self._converted.add(tensor.type)

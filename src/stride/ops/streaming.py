@@ -10,6 +10,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,7 +32,9 @@ PACKED_ROWS = 256
 """Of a matrix, packed to see how long it takes."""
 SHRINK_SHARE = 16
 """One slot in so many is given back at least when memory is short, and taken again."""
-NO_SHARED = (None, None, None, 0.0)
+Shared: TypeAlias = tuple[_cpu.Weight | None, _cpu.Weight | None, _cpu.Weight | None, float]
+"""The shared expert's gate, up, down and limit."""
+NO_SHARED: Shared = (None, None, None, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Place:
 
     tensor: Tensor
     shape: _cpu.MatrixShape
-    path: os.PathLike[str]
+    path: Path
     offset: int
     stride: int
     packed: bool
@@ -75,7 +79,7 @@ class ExpertStream:
         self._engine = engine
         self.layers = layers
         self._index = {layer[0].shape: i for i, layer in enumerate(layers)}
-        files: dict[os.PathLike[str], int] = {}
+        files: dict[Path, int] = {}
         largest = max((place for layer in layers for place in layer), key=lambda place: place.tensor.n_bytes)
         try:
             self.disk = disk.probe(largest.path, largest.offset, largest.tensor.n_bytes)
@@ -146,8 +150,9 @@ class ExpertStream:
         self._follow_pressure()
         layer = self._index[routed.gate]
         wanted = sorted(set(ids.ravel().tolist()))
-        cache, out = self.cache, None
-        also = NO_SHARED if shared is None else (shared.gate, shared.up, shared.down, shared.limit)
+        cache = self.cache
+        out: FloatArray | None = None
+        also: Shared = NO_SHARED if shared is None else (shared.gate, shared.up, shared.down, shared.limit)
         waves = cache.waves(layer, wanted)
         pinned = cache.keys(layer, wanted)
         entered: list[Wave] = []
