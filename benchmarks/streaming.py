@@ -8,7 +8,7 @@ machine's control groups can be written. Printed are:
 * the largest resident set, of the budget;
 * generation, and its ceiling: the disk's rate (of the probe at the start) over the bytes that were missing per token,
   or the speed with all experts in memory (one token again and again, whose experts are all there), if that is less;
-* a prompt, and the time to read every expert once at the disk's rate.
+* a prompt, and the time to read once what it wanted and was missing, at the disk's rate.
 
 With --llama-bench, llama.cpp runs the same prompt and generation with its memory map in a control group of the same
 memory. Tokens are drawn by chance, so that experts are, too.
@@ -166,10 +166,10 @@ def describe(found: dict[str, Any]) -> str:
             f"{found['came_true']:.1f} of {found['expected']:.1f} expected came true",
         ]
     if "prompt_seconds" in found:
-        once = found["experts_bytes"] / disk if disk else 0.0
+        once = found["prompt_read_bytes"] / disk if disk else 0.0
         lines.append(
-            f"  prompt {found['prompt_seconds']:.2f} s; reading every expert once {once:.2f} s, read "
-            f"{found['prompt_read_bytes'] / 1e9:.2f} GB, waited {found['prompt_waited']:.2f} s"
+            f"  prompt {found['prompt_seconds']:.2f} s; reading {found['prompt_read_bytes'] / 1e9:.2f} GB once "
+            f"{once:.2f} s; waited {found['prompt_waited']:.2f} s"
         )
     if "peer_token_seconds" in found and "token_seconds" in found:
         lines.append(

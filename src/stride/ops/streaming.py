@@ -25,7 +25,9 @@ from stride.ops.expert_cache import ExpertCache, Wave, least_slots
 from stride.ops.pressure import Pressure, available_bytes
 
 EXPECTED_SHARE = 8
-"""One slot in so many is for experts that are expected, but no more than two layers' worth of them."""
+"""One slot in so many is for experts that are expected, but no more than `EXPECTED_TOKENS` use in a layer."""
+EXPECTED_TOKENS = 6
+"""Of one token, two would do; a prompt's layers have longer attention, in which the disk is not to rest."""
 FEW_TOKENS = 8
 """Up to so many, a step's time is the reading of experts that were not foreseen; with more, nearly all are wanted."""
 PACKED_ROWS = 256
@@ -114,7 +116,7 @@ class ExpertStream:
             for file in files.values():
                 os.close(file)
             raise
-        n_expected = min(n_slots // EXPECTED_SHARE, 2 * top_k, n_slots - least, self._n_experts - n_slots)
+        n_expected = min(n_slots // EXPECTED_SHARE, EXPECTED_TOKENS * top_k, n_slots - least, self._n_experts - n_slots)
         self.cache = ExpertCache(choice, len(layers), n_experts, n_slots, n_expected)
         self._most_slots, self._least_slots = n_slots, least + n_expected
         self._pressure = Pressure(n_slots * self.slot_bytes // SHRINK_SHARE, available)
