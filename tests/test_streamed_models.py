@@ -48,6 +48,7 @@ def test_a_model_within_a_budget_answers_as_it_does_in_memory(resident: LLM, bud
         expectation = llm.expectation()
         assert expectation is not None
         assert "tok/s: " in expectation
+    assert llm.streaming is None
 
 
 def test_sequences_share_the_experts_in_memory(resident: LLM, budget: int) -> None:

@@ -135,6 +135,7 @@ def load(options: LoadOptions) -> Loaded:
         opened.callback(template.close)
         tool_format = detect_format(template.source, config.architecture)
         backend = ops.load(options.backend, options.threads, file.paths)
+        opened.callback(backend.close)
         plan = _plan(options, file, config, backend)
         engine_config = EngineConfig(
             n_ctx=plan.n_ctx,

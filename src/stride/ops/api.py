@@ -198,6 +198,9 @@ class Backend(Protocol):
             UnsupportedError: see `expert_bytes`.
         """
 
+    def close(self) -> None:
+        """Give back what belongs to no weight: memory, threads and files of experts that stay on disk."""
+
     def weight(self, tensor: Tensor) -> Weight:
         """Read a matrix or a stack of matrices from its file into this backend's layout, each byte once."""
 

@@ -132,6 +132,10 @@ class CpuBackend:
         self.stream = ExpertStream(self._engine, places, n_bytes, top_k, choice, available)
         self._streamed = {(one.tensor.path, one.tensor.offset): one.shape for layer in places for one in layer}
 
+    def close(self) -> None:
+        self.stream = None
+        self._streamed = {}
+
     def _place(self, tensor: Tensor) -> Place:
         """Where a stack lies on disk: in its packed copy, where there is one."""
         stack = count, rows, columns = _stack_shape(tensor)

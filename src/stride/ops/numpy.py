@@ -159,6 +159,9 @@ class NumpyBackend:
     ) -> None:
         self.expert_bytes(layers)
 
+    def close(self) -> None:
+        """There is nothing besides weights."""
+
     def weight(self, tensor: Tensor) -> NumpyWeight:
         n_bytes = 4 * tensor.n_values
         keep = self._kept_bytes + n_bytes <= KEPT_BYTES
