@@ -44,6 +44,7 @@ std::unique_ptr<ExpertReader> make_reader(const Sources& sources, const std::vec
         throw nb::value_error("block_bytes must be within 4096 .. 2^30");
     if (n_slots < 1 || n_slots > (int64_t{1} << 46) / ExpertReader::bytes_per_slot(layers))
         throw nb::value_error("n_slots must be positive, and within reason");
+    const nb::gil_scoped_release release;
     return std::make_unique<ExpertReader>(layers, files, n_slots, threads, block_bytes);
 }
 

@@ -1,5 +1,6 @@
 #include "expert_reader.hpp"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,6 +8,10 @@
 #include <cstring>
 
 #include "pack.hpp"
+
+#if defined(__linux__) && !defined(MADV_POPULATE_WRITE)
+#define MADV_POPULATE_WRITE 23  // of Linux 5.14; older C libraries do not name it
+#endif
 
 namespace stride {
 
@@ -17,6 +22,8 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
+
+constexpr int64_t populated_bytes = 16 << 20;  // at once
 
 int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 int64_t round_down(int64_t n, int64_t step) { return n / step * step; }
@@ -66,7 +73,27 @@ ExpertReader::ExpertReader(std::vector<Layer> layers, std::vector<int> files, in
         const auto offsets = part_offsets(layer);
         offsets_.push_back({offsets[gate], offsets[up], offsets[down]});
     }
+    populate();
     for (int i = 0; i < n_threads; ++i) threads_.emplace_back([this] { work(); });
+}
+
+// Memory that would come page by page, while experts are packed into it, would come many times slower.
+void ExpertReader::populate() {
+    std::vector<std::thread> threads;
+    const int64_t end = n_slots_ * slot_bytes_;
+    std::atomic<int64_t> next{0};
+    const auto touch = [&] {
+        for (int64_t at; (at = next.fetch_add(populated_bytes)) < end;) {
+            const int64_t n = std::min(populated_bytes, end - at);
+#ifdef MADV_POPULATE_WRITE
+            if (madvise(arena_.data() + at, static_cast<size_t>(n), MADV_POPULATE_WRITE) == 0) continue;
+#endif
+            for (int64_t page = 0; page < n; page += alignment) arena_.data()[at + page] = 0;
+        }
+    };
+    for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) threads.emplace_back(touch);
+    touch();
+    for (std::thread& thread : threads) thread.join();
 }
 
 ExpertReader::~ExpertReader() {

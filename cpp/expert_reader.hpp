@@ -112,6 +112,7 @@ private:
     };
 
     void check_process() const;
+    void populate();
     void work();
     Outcome read(const Block& block, Buffer<uint8_t>& staging);
     void forget(std::unique_lock<std::mutex>& lock, Slot& slot);

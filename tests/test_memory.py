@@ -276,7 +276,7 @@ def test_what_all_else_leaves_is_for_experts():
     assert made.streamed % EXPERTS.slot_bytes == 0
     assert made.streamed > 2 << 30
     assert made.needed + made.prefixes <= 4 << 30 < made.needed + made.prefixes + EXPERTS.slot_bytes
-    assert made.chunk == STREAM_CHUNKS[0]
+    assert made.chunk in STREAM_CHUNKS[0]
     assert "the others stay on disk" in str(made)
     without = streamed(4 << 30, Wishes(prefixes=0))
     assert without.prefixes == 0

@@ -7,6 +7,7 @@ plan leaves room for all of them. When memory falls short nonetheless, because o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 import threading
@@ -49,10 +50,9 @@ LEAST_CONTEXT = 512
 """Tokens of context below which a plan is refused, unless they were asked for."""
 CONTEXT_STEP = 256
 """Contexts that a plan chooses are multiples of this."""
-STREAM_CHUNKS = (4096, 2048, 1024, 512)
-"""Tokens computed per step where experts are streamed, the best first: each step of a prompt reads all its experts."""
-STREAM_SHARE = 0.5
-"""Of what weights that are always in memory leave, experts get this much at least where keys and values can give."""
+STREAM_CHUNKS = ({4096: 0.75, 2048: 0.5}, {1024: 0.0, 512: 0.0})
+"""Tokens computed per step where experts are streamed, as each step of a prompt reads all its experts, and the share of
+what weights that are always in memory leave that experts must get then. The second ones only where no first one fits."""
 STREAM_MARGIN = 1 << 30
 """Memory that streaming leaves to the rest of the machine where nobody says how much it may take."""
 STREAM_PREFIXES = 16
@@ -341,16 +341,15 @@ def _plan_streamed(
     contexts = [n_ctx]
     while not wishes.n_ctx and contexts[-1] // 2 >= LEAST_CONTEXT:
         contexts.append(contexts[-1] // 2)
-    choices = [
-        planned(context, n_parallel, kind, chunk)
-        for context in contexts
-        for kind in kinds
-        for n_parallel in counts
-        for chunk in STREAM_CHUNKS
-    ]
-    wanted = min(experts.n_bytes, round(STREAM_SHARE * (memory.available - resident * WEIGHT_OVERHEAD)))
-    chosen = next((one for one in choices if one.streamed >= max(least, wanted)), None)
-    chosen = chosen or max(choices, key=lambda one: one.streamed)
+    left = memory.available - resident * WEIGHT_OVERHEAD
+    choices: list[Plan] = []
+    for chunks in STREAM_CHUNKS:
+        for context, kind, n_parallel in itertools.product(contexts, kinds, counts):
+            for chunk, share in chunks.items():
+                choices.append(planned(context, n_parallel, kind, chunk))
+                if choices[-1].streamed >= max(least, min(experts.n_bytes, share * left)):
+                    return choices[-1]
+    chosen = max(choices, key=lambda one: one.streamed)
     if chosen.streamed < least:
         smallest = min(choices, key=lambda one: one.needed - one.streamed)
         needed = smallest.needed - smallest.streamed + least

@@ -6,7 +6,6 @@ x + attention(norm(x)), then x + ffn(norm(x)), layer after layer; the residual s
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,8 +106,6 @@ class Decoder:
         self.output_norm = output_norm
         self.output = output
         self.draft_heads = draft_heads
-        with_experts = [block for block in blocks if block.router is not None]
-        self._next_with_experts = {id(block): after for block, after in itertools.pairwise(with_experts)}
         self.windows = config.windows
         self.n_vocab = config.n_vocab
         self.n_embd = config.n_embd
@@ -163,7 +160,7 @@ class Decoder:
         """Run a batch: [outputs, d], what ``batch.outputs`` have become after the output norm."""
         ops, (*first, last) = self.ops, self.blocks
         x, delta = self._run(first, batch, cache)
-        attended = self._attend(x, delta, last, cache.pools[len(first)], batch)
+        attended = self._attend(x, delta, last, cache.pools[len(first)], batch, batch.outputs)
         # Of the other tokens, the last block's keys and values are all that is wanted.
         x, attended = ops.rows(x, batch.outputs), ops.rows(attended, batch.outputs)
         if len(batch.outputs) == 0:
@@ -219,12 +216,18 @@ class Decoder:
         """Add ``delta`` (what the block before contributes) to x, in place; give what this block contributes."""
         return self._feed_forward(x, self._attend(x, delta, block, pool, batch), block)
 
-    def _attend(self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch) -> Array:
-        """A block's attention, before its output projection."""
+    def _attend(
+        self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch, wanted: IntArray | None = None
+    ) -> Array:
+        """A block's attention, before its output projection. ``wanted``: the tokens that go on from it; None: all."""
         ops, epsilon, config = self.ops, self.config.norm_epsilon, block.config
         page_table = batch.page_tables[self.windows.index(config.window)]
 
         h = ops.norm(x, block.attn_norm, epsilon, delta)
+        if block.router is not None:
+            going_on = x if wanted is None else ops.rows(x, wanted)
+            router = block.router
+            ops.expect(going_on, block.ffn_norm, epsilon, router.weight, router.bias, router.routing, block.ffn)
         q, k, v, *gate = ops.linear(h, block.qkv, block.qkv_bias)
         q = ops.rope_and_store(
             q,
@@ -256,10 +259,4 @@ class Decoder:
         if block.router is None:
             return ops.ffn(h, block.ffn)
         ids, weights = ops.route(h, block.router.weight, block.router.bias, block.router.routing)
-        after = self._next_with_experts.get(id(block))
-        if after is not None and after.router is not None:
-            router = after.router
-            ops.expect(
-                x, after.ffn_norm, self.config.norm_epsilon, router.weight, router.bias, router.routing, after.ffn
-            )
         return ops.experts(h, ids, weights, block.ffn, block.shared)

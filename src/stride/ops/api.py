@@ -296,8 +296,8 @@ class Backend(Protocol):
         routing: Routing,
         routed: GatedFFN,
     ) -> None:
-        """A later layer is likely to want those experts of ``routed`` that its router would choose for ``RMSNorm(x)``
-        as it is now: the next `experts`, of another layer, may read them ahead. With all in memory it does nothing.
+        """A layer is likely to want those of its experts ``routed`` that its router would choose for ``RMSNorm(x)``,
+        its state before attention: they may be read meanwhile. With all in memory, it does nothing.
         """
 
     def concat_norms(self, a: Array, a_weight: Array, b: Array, b_weight: Array, epsilon: float) -> Array:

@@ -121,7 +121,6 @@ class ExpertStream:
         self._most_slots, self._least_slots = n_slots, least + n_expected
         self._pressure = Pressure(n_slots * self.slot_bytes // SHRINK_SHARE, available)
         self._trial = Trial()
-        self._expected: tuple[int, list[int]] | None = None
 
     @property
     def counts(self) -> StreamCounts:
@@ -161,7 +160,6 @@ class ExpertStream:
         waited_before = self._reader.counts[1]
         try:
             self._enter(layer, waves[0], pinned, entered)
-            self._read_ahead()
             for i, wave in enumerate(waves):
                 is_last = i + 1 == len(waves)
                 if not is_last:
@@ -229,21 +227,15 @@ class ExpertStream:
         return self.cache.n_expected > 0 and self._trial.is_on
 
     def expect(self, routed: GatedFFN, ids: IntArray) -> None:
-        """The next call of `experts`, of a layer before this one, reads these too, after all that it wants itself.
+        """Read experts that a layer is likely to want, after all that is wanted already.
 
         Args:
             ids: int32 [tokens, k], the likeliest first.
         """
-        self._expected = self._index[routed.gate], list(dict.fromkeys(ids.T.ravel().tolist()))
-
-    def _read_ahead(self) -> None:
-        if self._expected is None:
-            return
-        later, experts = self._expected
-        self._expected = None
-        new, slots = self.cache.expect(later, experts)
+        layer = self._index[routed.gate]
+        new, slots = self.cache.expect(layer, list(dict.fromkeys(ids.T.ravel().tolist())))
         if new:
-            self._reader.request(later, new, slots, wanted=False)
+            self._reader.request(layer, new, slots, wanted=False)
 
 
 class Trial:
