@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from stride import LLM
+from stride.gguf import open_gguf
 from stride.memory import parse_size, size
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -126,8 +127,18 @@ def measure(model: str, memory: str, n_prompt: int, n_gen: int) -> dict[str, Any
     return result
 
 
+def forget_cached(model: str) -> None:
+    """What the system's cache holds of the files; it counts for the control group that read it first."""
+    with open_gguf(model) as parts:
+        paths = parts.paths
+    for path in paths:
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def llama_bench(program: str, model: str, n_bytes: int, n_prompt: int, n_gen: int, timeout: float) -> dict[str, Any]:
     """llama.cpp's own benchmark, one run of each, in a control group of so much memory."""
+    forget_cached(model)
     group = memory_group("stride-bench-peer", n_bytes)
     command = [program, "-m", model, "-p", str(n_prompt), "-n", str(n_gen), "-r", "1", "-t", str(os.cpu_count())]
     rows = json.loads(run_within(group, [*command, "-o", "json"], timeout))
