@@ -300,6 +300,12 @@ def test_a_streamed_plan_fits_or_says_what_would(available, wished, count):
     assert made.streamed <= EXPERTS.count * EXPERTS.slot_bytes
 
 
+def test_streaming_leaves_a_margin():
+    spared = dataclasses.replace(EXPERTS, margin=1 << 30)
+    made = plan(CONFIG, WITH_EXPERTS, Wishes(), CHUNK, Memory(5 << 30, 64 << 30), spared)
+    assert made.streamed == streamed(4 << 30).streamed
+
+
 def test_a_budget_is_as_if_there_were_no_more():
     assert within(Memory(10, 20), None) == Memory(10, 20)
     assert within(Memory(10, 20), 15) == Memory(10, 15)

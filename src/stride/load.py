@@ -208,14 +208,16 @@ def _plan(options: LoadOptions, file: GGUFFile, config: ModelConfig, backend: Ba
     budget = memory.parse_size(options.memory) if isinstance(options.memory, str) else options.memory
     available = memory.within(memory.machine_memory(), budget)
     try:
-        return memory.plan(config, weights, wishes, EngineConfig().chunk, available, _experts(file, config, backend))
+        return memory.plan(
+            config, weights, wishes, EngineConfig().chunk, available, _experts(options, file, config, backend)
+        )
     except InsufficientMemoryError as error:
         raise InsufficientMemoryError(
             f"{file.paths[0]} does not fit: {error}", could_ever_fit=error.could_ever_fit
         ) from None
 
 
-def _experts(file: GGUFFile, config: ModelConfig, backend: Backend) -> Experts | None:
+def _experts(options: LoadOptions, file: GGUFFile, config: ModelConfig, backend: Backend) -> Experts | None:
     """What streaming the routed experts would take; None where there are none, or they must be in memory."""
     layers = routed_experts(file, config)
     if not layers:
@@ -226,7 +228,8 @@ def _experts(file: GGUFFile, config: ModelConfig, backend: Backend) -> Experts |
         return None
     stacks = [tensor for layer in layers for tensor in layer]
     count = sum(layer[0].shape[0] for layer in layers)
-    return Experts(backend.held_bytes(*stacks), count, slot_bytes, least_slots(_most_chosen(config)))
+    margin = memory.STREAM_MARGIN if options.memory is None else 0
+    return Experts(backend.held_bytes(*stacks), count, slot_bytes, least_slots(_most_chosen(config)), margin)
 
 
 def _stream_experts(file: GGUFFile, config: ModelConfig, backend: Backend, plan: Plan) -> None:

@@ -51,8 +51,8 @@ LEAST_CONTEXT = 512
 CONTEXT_STEP = 256
 """Contexts that a plan chooses are multiples of this."""
 STREAM_CHUNKS = ({4096: 0.75, 2048: 0.5}, {1024: 0.0, 512: 0.0})
-"""Tokens computed per step where experts are streamed, as each step of a prompt reads all its experts, and the share of
-what weights that are always in memory leave that experts must get then. The second ones only where no first one fits."""
+"""Tokens computed per step where experts are streamed, as each step of a prompt reads all its experts; and the share of
+what weights that are always in memory leave that experts must get then. The second ones where no first one fits."""
 STREAM_MARGIN = 1 << 30
 """Memory that streaming leaves to the rest of the machine where nobody says how much it may take."""
 STREAM_PREFIXES = 16
@@ -198,12 +198,13 @@ def _width(ffn: DenseConfig | MoeConfig) -> int:
 @dataclass(frozen=True, slots=True)
 class Experts:
     """A model's routed experts: what all ``count`` of them take in memory, what one takes as a slot where they are
-    streamed, and how many slots one token needs at least."""
+    streamed, how many slots one token needs at least, and what streaming leaves to the rest of the machine."""
 
     n_bytes: int
     count: int
     slot_bytes: int
     least: int
+    margin: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +305,8 @@ def plan(
     smallest = planned(n_ctx, min(counts), kinds[-1])
     less = None if wishes.n_ctx else shortened(smallest.n_parallel, smallest.kv_type)
     if experts is not None and (less is None or 2 * less.n_ctx < n_ctx):
-        return _plan_streamed(config, weights, experts, wishes, n_ctx, memory)
+        spared = Memory(memory.available - experts.margin, memory.total)
+        return _plan_streamed(config, weights, experts, wishes, n_ctx, spared)
     if less is not None:
         return _with_prefixes(less, wishes.prefixes)
     raise InsufficientMemoryError(
