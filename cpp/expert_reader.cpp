@@ -67,7 +67,7 @@ ExpertReader::ExpertReader(std::vector<Layer> layers, std::vector<int> files, in
       slot_bytes_(bytes_per_slot(layers_)),
       block_bytes_(block_bytes),
       process_(getpid()),
-      arena_(static_cast<size_t>(n_slots_ * slot_bytes_), true),
+      arena_(static_cast<size_t>(n_slots_ * slot_bytes_), false),
       slots_(static_cast<size_t>(n_slots)) {
     for (const Layer& layer : layers_) {
         const auto offsets = part_offsets(layer);
