@@ -47,11 +47,6 @@ VALUE_TYPES = {bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32, float: GGUFV
 MERGES = ("t h", "th e", "i n", "a n", "an d", "o n", "e r")
 
 
-def is_sliding(layer: int) -> bool:
-    """Whether a layer of step35 has a window."""
-    return layer % 4 != 0
-
-
 @dataclass(frozen=True)
 class Shape:
     architecture: str
@@ -74,13 +69,19 @@ class Shape:
     biases: bool = False
     dense: int = 0
     """Of step35: leading layers without experts."""
+    drafts: int = 0
+    """Of step35: heads that draft, a block each after the layers."""
 
     @property
     def is_step(self) -> bool:
         return self.architecture == "step35"
 
-    def heads_of(self, layer: int) -> int:
-        return WINDOW_HEADS if self.is_step and is_sliding(layer) else self.heads
+    def is_sliding(self, block: int) -> bool:
+        """Whether a block of step35 has a window: of the layers, all but each fourth."""
+        return block >= self.layers or block % 4 != 0
+
+    def heads_of(self, block: int) -> int:
+        return WINDOW_HEADS if self.is_step and self.is_sliding(block) else self.heads
 
 
 SHAPES = {
@@ -204,7 +205,7 @@ def tensors(shape: Shape, types: str) -> Iterator[Tensor]:
     yield matrix("token_embd", shape.vocab, shape.dim, deviation=1.0)
     yield vector("output_norm.weight", shape.dim)
     yield matrix("output", shape.vocab, shape.dim)
-    for layer in range(shape.layers):
+    for layer in range(shape.layers + shape.drafts):
         p, heads = f"blk.{layer}.", shape.heads_of(layer)
         yield vector(p + "attn_norm.weight", shape.dim)
         for letter, n in (("q", heads), ("k", shape.kv_heads), ("v", shape.kv_heads)):
@@ -217,21 +218,25 @@ def tensors(shape: Shape, types: str) -> Iterator[Tensor]:
             yield vector(p + "attn_k_norm.weight", HEAD_DIM)
             yield matrix(p + "attn_gate", heads, shape.dim)
         yield vector(p + "ffn_norm.weight", shape.dim)
-        if not shape.is_step or layer < shape.dense:
+        if not shape.is_step or layer < shape.dense or layer >= shape.layers:
             yield from feed_forward(p, "", shape.ff)
         else:
             yield Tensor(p + "ffn_gate_inp.weight", (EXPERTS, shape.dim), QuantType.F32, shape.dim**-0.5)
             yield vector(p + "exp_probs_b.bias", EXPERTS, 0.0, 0.01)
             yield from feed_forward(p, "_exps", FF_EXPERT, EXPERTS)
             yield from feed_forward(p, "_shexp", FF_EXPERT)
+        if layer >= shape.layers:
+            yield matrix(p + "nextn.eh_proj", shape.dim, 2 * shape.dim)
+            for norm in ("enorm", "hnorm", "shared_head_norm"):
+                yield vector(f"{p}nextn.{norm}.weight", shape.dim)
 
 
 def add_metadata(writer: GGUFWriter, shape: Shape) -> None:
-    layers = range(shape.layers)
+    layers = range(shape.layers + shape.drafts)
     keys: dict[str, Any] = {
         "context_length": shape.context,
         "embedding_length": shape.dim,
-        "block_count": shape.layers,
+        "block_count": len(layers),
         "feed_forward_length": shape.ff,
         "attention.head_count": shape.heads,
         "attention.head_count_kv": shape.kv_heads,
@@ -246,7 +251,7 @@ def add_metadata(writer: GGUFWriter, shape: Shape) -> None:
             "attention.head_count": [shape.heads_of(layer) for layer in layers],
             "attention.head_count_kv": [shape.kv_heads for _ in layers],
             "attention.sliding_window": WINDOW,
-            "attention.sliding_window_pattern": [is_sliding(layer) for layer in layers],
+            "attention.sliding_window_pattern": [shape.is_sliding(layer) for layer in layers],
             "rope.freq_base_swa": 1e4,
             "expert_count": EXPERTS,
             "expert_used_count": TOP_K,
@@ -257,9 +262,11 @@ def add_metadata(writer: GGUFWriter, shape: Shape) -> None:
             "expert_gating_func": 2,
             "leading_dense_block_count": shape.dense,
             "moe_every_n_layers": 1,
-            "swiglu_clamp_exp": [7.0 if layer >= shape.layers - 2 else 0.0 for layer in layers],
+            "swiglu_clamp_exp": [7.0 if shape.layers - 2 <= layer < shape.layers else 0.0 for layer in layers],
             "swiglu_clamp_shexp": [16.0 if layer == shape.layers - 1 else 0.0 for layer in layers],
         }
+    if shape.drafts:
+        keys["nextn_predict_layers"] = shape.drafts
     writer.add_type("model")
     writer.add_name(f"{shape.name}, {shape.layers} layers, random weights")
     for key, value in keys.items():
@@ -337,6 +344,7 @@ def arguments() -> tuple[argparse.Namespace, Shape, list[Tensor]]:
     parser.add_argument("--shape", choices=SHAPES, required=True)
     parser.add_argument("--layers", type=natural, metavar="N", help="default: all of the real model's")
     parser.add_argument("--dense", type=natural, metavar="N", help="step35: leading layers without experts (default 3)")
+    parser.add_argument("--drafts", type=natural, default=0, metavar="N", help="step35: heads that draft (the real: 3)")
     parser.add_argument("--types", metavar="TYPES", help=f"default: IQ4_XS+Q8_0 for step35, else {MIX}")
     parser.add_argument("--tekken", type=Path, metavar="FILE", help="a tekken.json: a real vocabulary")
     parser.add_argument("--seed", type=natural, default=0)
@@ -350,6 +358,8 @@ def arguments() -> tuple[argparse.Namespace, Shape, list[Tensor]]:
         parser.error("argument --layers: a model has at least one")
     if given.dense is not None and not shape.is_step:
         parser.error(f"argument --dense: {given.shape} has no experts")
+    if given.drafts and not shape.is_step:
+        parser.error(f"argument --drafts: {given.shape} has no such heads")
     if len(names) > (2 if shape.is_step else 1):
         parser.error(f"argument --types: {types} has too many types for {given.shape}")
     if types == MIX and shape.is_step:
@@ -358,7 +368,7 @@ def arguments() -> tuple[argparse.Namespace, Shape, list[Tensor]]:
         parser.error(f"argument --types: no {', '.join(unknown)}; known are {', '.join(KINDS)}")
     if not given.out.parent.is_dir() or given.out.is_dir():
         parser.error(f"argument OUT.gguf: {given.out} is a folder or in none")
-    shape = replace(shape, layers=layers, dense=min(dense, layers))
+    shape = replace(shape, layers=layers, dense=min(dense, layers), drafts=given.drafts)
     contents = list(tensors(shape, types))
     size, free = sum(tensor.n_bytes for tensor in contents), shutil.disk_usage(given.out.parent).free
     if size > free:

@@ -239,13 +239,21 @@ nb::object route(Engine& engine, nb::handle x_, const Matrix& router, nb::handle
     return nb::make_tuple(ids.object, weights.object);
 }
 
+// How many heads a query has: some for each key/value head.
+int64_t query_heads(const FloatRows& q, nb::handle q_, const KVPool& pool) {
+    const int64_t key_dim = pool.layout.key_dim, width = size(q, 1);
+    if (width == 0 || width % (pool.n_heads * key_dim) != 0)
+        refuse("q", "[n, heads * " + std::to_string(key_dim) + "], heads a multiple of " + std::to_string(pool.n_heads),
+               q_);
+    return width / key_dim;
+}
+
 nb::object rope_and_store(Engine& engine, nb::handle q_, nb::handle k_, nb::handle v_, nb::handle q_norm_,
                           nb::handle k_norm_, float epsilon, nb::handle cos_sin_, bool adjacent, KVPool& pool,
                           nb::handle page_table, nb::handle positions, nb::handle row_starts) {
     const int64_t key_dim = pool.layout.key_dim;
     const auto q = float_rows(q_, "q", -1, -1);
-    const int64_t n = size(q, 0), q_heads = size(q, 1) / key_dim;
-    if (size(q, 1) % key_dim != 0) refuse("q", "whole heads of " + std::to_string(key_dim), q_);
+    const int64_t n = size(q, 0), q_heads = query_heads(q, q_, pool);
     const auto k = float_rows(k_, "k", n, pool.n_heads * key_dim);
     const auto v = float_rows(v_, "v", n, pool.n_heads * pool.layout.value_dim);
     const OptionalVector q_norm(q_norm_, "q_norm", key_dim), k_norm(k_norm_, "k_norm", key_dim);
@@ -262,11 +270,7 @@ nb::object rope_and_store(Engine& engine, nb::handle q_, nb::handle k_, nb::hand
 nb::object attention(Engine& engine, nb::handle q_, const KVPool& pool, nb::handle page_table, nb::handle positions,
                      nb::handle row_starts, std::optional<int64_t> window_, float scale, nb::handle gate_) {
     const auto q = float_rows(q_, "q", -1, -1);
-    const int64_t n = size(q, 0), group = pool.n_heads * pool.layout.key_dim;
-    if (size(q, 1) == 0 || size(q, 1) % group != 0)
-        refuse("q", "[n, heads * " + std::to_string(pool.layout.key_dim) + "], heads a multiple of " +
-                        std::to_string(pool.n_heads), q_);
-    const int64_t q_heads = size(q, 1) / pool.layout.key_dim;
+    const int64_t n = size(q, 0), q_heads = query_heads(q, q_, pool);
     if (window_ && *window_ < 1) throw nb::value_error("window must be at least 1, or None");
     const int64_t window = window_.value_or(0);
     const CheckedBatch batch(positions, row_starts, page_table, n, pool, window);

@@ -140,17 +140,23 @@ void Engine::choose(float* scores, int64_t n_experts, const float* bias, const R
                     float* weights) const {
     (routing.softmax ? kernels_.softmax : kernels_.sigmoid)(scores, n_experts, scores);
     const auto value = [&](int64_t e) { return bias == nullptr ? scores[e] : scores[e] + bias[e]; };
+    // A NaN loses against anything, but is chosen where nothing else is left.
+    const auto beats = [&](int64_t a, int64_t b) {
+        return value(a) > value(b) || (std::isnan(value(b)) && !std::isnan(value(a)));
+    };
+    int64_t n = 0;  // the best so far, in order; of equals the first
+    for (int64_t e = 0; e < n_experts; ++e) {
+        int64_t at = n;
+        while (at > 0 && beats(e, ids[at - 1])) --at;
+        if (at == routing.top_k) continue;
+        n = std::min(n + 1, routing.top_k);
+        std::copy_backward(ids + at, ids + n - 1, ids + n);
+        ids[at] = static_cast<int32_t>(e);
+    }
     float sum = 0;
     for (int64_t j = 0; j < routing.top_k; ++j) {
-        int64_t best = -1;
-        for (int64_t e = 0; e < n_experts; ++e) {
-            if (std::find(ids, ids + j, static_cast<int32_t>(e)) != ids + j) continue;
-            // A NaN loses against anything, but is chosen where nothing else is left.
-            if (best < 0 || value(e) > value(best) || (std::isnan(value(best)) && !std::isnan(value(e)))) best = e;
-        }
-        ids[j] = static_cast<int32_t>(best);
-        weights[j] = scores[best];
-        sum += scores[best];
+        weights[j] = scores[ids[j]];
+        sum += weights[j];
     }
     const float divisor = routing.normalize ? std::max(smallest_weight_sum, sum) : 1.0f;
     for (int64_t j = 0; j < routing.top_k; ++j) weights[j] = weights[j] / divisor * routing.scale;

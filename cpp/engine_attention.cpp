@@ -53,17 +53,20 @@ void Engine::rope_and_store(const float* q, const float* k, const float* v, int6
                 batch.page_table[row * batch.pages_per_row + batch.positions[t] / page_tokens];
     for (Scratch& own : scratch_) own.floats.get(key_dim);
 
-    pool_.run(batch.n_tokens, [&](int64_t t, int thread) {
-        const float* cos_sin = rope.cos_sin + t * 2 * rope.pairs;
-        const auto turn = [&](const float* head, const float* norm, float* turned) {
-            if (norm != nullptr) kernels_.rms_norm(head, norm, key_dim, epsilon, turned);
-            else std::copy_n(head, key_dim, turned);
-            kernels_.rotate(turned, cos_sin, rope.pairs, rope.adjacent);
-        };
-        for (int64_t h = 0; h < q_heads; ++h)
-            turn(q + (t * q_heads + h) * key_dim, q_norm, out + (t * q_heads + h) * key_dim);
+    // By heads, as tokens of one page share its lines of keys.
+    const int64_t heads = q_heads / kv_heads, n_pieces = (batch.n_tokens + page_tokens - 1) / page_tokens;
+    pool_.run(n_pieces * kv_heads, [&](int64_t item, int thread) {
+        const int64_t g = item % kv_heads, first = item / kv_heads * page_tokens;
         float* key = scratch(thread).floats.get(key_dim);
-        for (int64_t g = 0; g < kv_heads; ++g) {
+        for (int64_t t = first; t < std::min<int64_t>(first + page_tokens, batch.n_tokens); ++t) {
+            const float* cos_sin = rope.cos_sin + t * 2 * rope.pairs;
+            const auto turn = [&](const float* head, const float* norm, float* turned) {
+                if (norm != nullptr) kernels_.rms_norm(head, norm, key_dim, epsilon, turned);
+                else std::copy_n(head, key_dim, turned);
+                kernels_.rotate(turned, cos_sin, rope.pairs, rope.adjacent);
+            };
+            for (int64_t h = t * q_heads + g * heads; h < t * q_heads + (g + 1) * heads; ++h)
+                turn(q + h * key_dim, q_norm, out + h * key_dim);
             turn(k + (t * kv_heads + g) * key_dim, k_norm, key);
             kernels_.store_token(pool.layout, key, v + (t * kv_heads + g) * value_dim,
                                  batch.positions[t] % page_tokens, pool.head(pages[static_cast<size_t>(t)], g));

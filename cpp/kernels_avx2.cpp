@@ -11,9 +11,6 @@ namespace stride {
 namespace avx2 {
 namespace {
 
-constexpr int quantized_vectors(int tokens) { return tokens == 1 ? 4 : 1; }
-constexpr int quantized_tokens = 4;
-
 #include "kernels_256.inc"
 
 INLINE B signed_codes(B plus_128) { return _mm256_xor_si256(plus_128, _mm256_set1_epi8(-128)); }

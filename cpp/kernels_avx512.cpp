@@ -14,6 +14,7 @@ namespace {
 constexpr int lanes = 16;
 constexpr int quantized_vectors(int) { return 2; }
 constexpr int quantized_tokens = 8;
+constexpr int float_vectors(int tokens) { return tokens <= 3 ? 2 : 1; }  // four sums of each in registers
 constexpr int float_tokens = 4;
 constexpr int attention_queries = 8;
 

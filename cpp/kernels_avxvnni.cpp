@@ -11,9 +11,6 @@ namespace stride {
 namespace avxvnni {
 namespace {
 
-constexpr int quantized_vectors(int tokens) { return tokens == 1 ? 4 : 1; }
-constexpr int quantized_tokens = 6;
-
 #include "kernels_256.inc"
 
 INLINE B signed_codes(B plus_128) { return plus_128; }

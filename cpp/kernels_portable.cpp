@@ -12,6 +12,7 @@ namespace {
 constexpr int lanes = 4;
 constexpr int quantized_vectors(int) { return 1; }
 constexpr int quantized_tokens = 4;
+constexpr int float_vectors(int tokens) { return tokens == 1 ? 2 : 1; }
 constexpr int float_tokens = 2;
 constexpr int attention_queries = 2;
 

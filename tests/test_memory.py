@@ -30,7 +30,7 @@ from stride.memory import (
     within,
     working_bytes,
 )
-from stride.models.config import DenseConfig, LayerConfig, ModelConfig, MoeConfig, RopeConfig
+from stride.models.config import DRAFT_LAG, DenseConfig, LayerConfig, ModelConfig, MoeConfig, RopeConfig
 
 CHUNK = 64
 PLENTY = Memory(1 << 50, 1 << 50)
@@ -101,7 +101,7 @@ def test_a_sequence_never_holds_more_pages_than_planned(window, n_ctx, chunk, st
 
 def test_all_wishes_where_memory_is_plenty():
     cache, working = 4 * cache_bytes(CONFIG, 8192, "f16", CHUNK), working_bytes(CONFIG, 4, CHUNK)
-    expected = Plan(8192, 4, "f16", WEIGHTS, cache, working, PLENTY.available, 8 << 30, CHUNK)
+    expected = Plan(8192, 4, "f16", WEIGHTS, cache, working, PLENTY.available, 8 << 30, chunk=CHUNK)
     assert plan(CONFIG, WEIGHTS, Wishes(), CHUNK, PLENTY) == expected
     assert plan(CONFIG, WEIGHTS, Wishes(n_ctx=0), CHUNK, PLENTY).n_ctx == 16384
     assert plan(CONFIG, WEIGHTS, Wishes(n_ctx=10**9, n_parallel=9, kv_type="f32"), CHUNK, PLENTY).n_ctx == 16384
@@ -310,3 +310,28 @@ def test_a_budget_is_as_if_there_were_no_more():
     assert within(Memory(10, 20), None) == Memory(10, 20)
     assert within(Memory(10, 20), 15) == Memory(10, 15)
     assert within(Memory(10, 20), 5) == Memory(5, 5)
+
+
+# --- drafting ---
+
+
+def test_draft_layers_and_what_they_lag_behind_are_counted():
+    drafting = dataclasses.replace(CONFIG, draft_layers=(layer(64), layer(64)))
+    assert page_bytes(drafting, "f16") == (32 * TOKEN, 5 * 32 * TOKEN)
+    assert drafting.spans == (None, 64 + DRAFT_LAG)
+    pages = pages_per_sequence(64 + DRAFT_LAG, 320, CHUNK)
+    assert cache_bytes(drafting, 320, "f16", CHUNK) == 32 * TOKEN * 10 + 5 * 32 * TOKEN * pages
+    assert split_cache(drafting, 320, "f16", CHUNK)[0] == 32 * TOKEN * 10
+    assert working_bytes(CONFIG, 4, CHUNK, 3) == working_bytes(CONFIG, 4, CHUNK) + 4 * 3 * 4 * CONFIG.n_vocab
+    assert working_bytes(drafting, 4, CHUNK, 3) > working_bytes(CONFIG, 4, CHUNK, 3)
+
+
+def test_a_draft_model_is_part_of_the_plan_and_named_in_it():
+    alone = plan(CONFIG, WEIGHTS, Wishes(n_drafts=8), CHUNK, PLENTY)
+    made = plan(CONFIG, WEIGHTS, Wishes(n_drafts=8, draft_model=(CONFIG, 1 << 20)), CHUNK, PLENTY)
+    assert made.needed == alone.needed + made.draft
+    assert made.draft > made.n_parallel * cache_bytes(CONFIG, made.n_ctx, made.kv_type, CHUNK) + (1 << 20)
+    assert "the draft model" in str(made)
+    assert "the draft model" not in str(alone)
+    shorter = plan(CONFIG, WEIGHTS, Wishes(n_drafts=8, draft_model=(CONFIG, 1 << 20)), CHUNK, memory_for(alone))
+    assert shorter.needed <= alone.needed

@@ -52,6 +52,10 @@ class LLM:
         cache_ram: MiB of memory for the keys and values of earlier prompts and answers, so that what begins like them
             starts sooner; 0 is none, -1 all that is left, None at most 8192 and half of what is left.
         cache_dir: a folder in which they outlive this object.
+        draft: what guesses tokens ahead, which are then verified together: the model's own heads, lookup (what the text
+            so far repeats), the file of a smaller model, auto (heads where there are some, else lookup) or off. It
+            changes how fast tokens come, and never which; as many are guessed as pay.
+        draft_max: tokens guessed at a time, at most; 0 is off.
         pooling: what vectors of texts are made of: the mean of their tokens' hidden states, the first one's (cls), or
             the last one's; None is what the file says, or last where it says nothing.
         progress: called with (bytes read, bytes in all) while weights are read.
@@ -80,6 +84,8 @@ class LLM:
         request_seconds: float = inf,
         cache_ram: int | None = None,
         cache_dir: str | Path | None = None,
+        draft: str | Path = "auto",
+        draft_max: int | None = None,
         pooling: Pooling | None = None,
         progress: Progress | None = None,
         planned: Callable[[Plan], None] | None = None,
@@ -99,6 +105,8 @@ class LLM:
                 request_seconds=request_seconds,
                 cache_ram=cache_ram,
                 cache_dir=cache_dir,
+                draft=draft,
+                draft_max=draft_max,
                 pooling=pooling,
                 progress=progress,
                 planned=planned,
@@ -109,6 +117,7 @@ class LLM:
         self.tokenizer, self.template, self.tool_format = loaded.tokenizer, loaded.template, loaded.tool_format
         self.masks, self.backend, self.engine = loaded.masks, loaded.backend, loaded.engine
         self.plan, self.n_ctx, self.kv_type = loaded.plan, loaded.plan.n_ctx, loaded.plan.kv_type
+        self.draft_kind = loaded.drafting.kind
         self._texts = Texts(self.tokenizer, self.n_ctx, self.config.n_vocab)
         self._prompter = Prompter(self.template, self.tokenizer, self.tool_format, self._texts)
         self.cache_scope = ""

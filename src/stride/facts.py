@@ -71,6 +71,7 @@ def info(loaded: Loaded) -> dict[str, Any]:
         "file_bytes": loaded.file.n_bytes,
         "kv_bytes": plan.cache,
         "kv_type": plan.kv_type,
+        "drafting": loaded.drafting.told,
         "n_parallel": plan.n_parallel,
         "n_batch": loaded.engine.config.chunk,
         "backend": loaded.backend.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from stride.chat.masks import AnswerMasks
 from stride.chat.parsers import ToolFormat, detect_format
 from stride.chat.template import ChatTemplate, builtin
 from stride.chat.tokenizer import Tokenizer
+from stride.drafting import DRAFTS, Choice, choose
 from stride.embeddings import check_pooling
 from stride.engine import Engine, EngineConfig
 from stride.errors import InsufficientMemoryError, ModelFileError, RequestError, UnsupportedError
@@ -24,7 +26,7 @@ from stride.gguf import GGUFFile, Metadata, fingerprint, open_gguf
 from stride.memory import Experts, Plan, Wishes
 from stride.models import Decoder, check_model, load_model
 from stride.models.config import ModelConfig, MoeConfig
-from stride.models.load import Progress, routed_experts
+from stride.models.load import Progress, routed_experts, tensors_of
 from stride.ops.api import Backend, KVType
 from stride.ops.expert_cache import least_slots
 from stride.types import Pooling
@@ -51,6 +53,8 @@ class LoadOptions:
     request_seconds: float = math.inf
     cache_ram: int | None = None
     cache_dir: str | Path | None = None
+    draft: str | Path = "auto"
+    draft_max: int | None = None
     pooling: Pooling | None = None
     progress: Progress | None = None
     planned: Callable[[Plan], None] | None = None
@@ -63,6 +67,9 @@ class LoadOptions:
         self._require_integer("threads", 1)
         self._require_integer("max_queue", 0, optional=False)
         self._require_integer("cache_ram", -1)
+        drafts = isinstance(self.draft, str | Path) and self.draft != ""
+        self._require("draft", drafts, f"{', '.join(DRAFTS)} or a file")
+        self._require_integer("draft_max", 0)
         for name in ("queue_seconds", "request_seconds"):
             seconds = getattr(self, name)
             # of not a number, no comparison is true
@@ -109,6 +116,7 @@ class Loaded:
     masks: AnswerMasks
     backend: Backend
     plan: Plan
+    drafting: Choice
     engine: Engine
     decoder: Decoder | None
     opened: ExitStack
@@ -136,7 +144,10 @@ def load(options: LoadOptions) -> Loaded:
         tool_format = detect_format(template.source, config.architecture)
         backend = ops.load(options.backend, options.threads, file.paths)
         opened.callback(backend.close)
-        plan = _plan(options, file, config, backend)
+        drafting = choose(options.draft, options.draft_max, file, config, opened)
+        if drafting.kind != "heads":
+            config = dataclasses.replace(config, draft_layers=())
+        plan = _plan(options, file, config, backend, drafting)
         engine_config = EngineConfig(
             n_ctx=plan.n_ctx,
             n_parallel=plan.n_parallel,
@@ -145,6 +156,7 @@ def load(options: LoadOptions) -> Loaded:
             max_queue=options.max_queue,
             queue_seconds=options.queue_seconds,
             request_seconds=options.request_seconds,
+            draft_max=drafting.n_most,
             cache_bytes=plan.prefixes,
             cache_dir=None if options.cache_dir is None else Path(options.cache_dir),
             cache_identity="" if options.cache_dir is None else _cache_identity(file, config, backend, plan.kv_type),
@@ -156,8 +168,8 @@ def load(options: LoadOptions) -> Loaded:
         try:
             if plan.streamed:
                 _stream_experts(file, config, backend, plan)
-            decoder = load_model(file, backend, options.progress)
-            engine = Engine(decoder, engine_config, room)
+            decoder = load_model(file, backend, options.progress, heads=drafting.kind == "heads")
+            engine = Engine(decoder, engine_config, room, drafting.drafter(backend, engine_config))
         except MemoryError as error:
             raise InsufficientMemoryError(
                 f"{path}: the system gave less memory than it said was available", could_ever_fit=True
@@ -174,6 +186,7 @@ def load(options: LoadOptions) -> Loaded:
             masks=AnswerMasks(tokenizer, tool_format, "reasoning_effort" in template.source),
             backend=backend,
             plan=plan,
+            drafting=drafting,
             engine=engine,
             decoder=decoder,
             opened=opened.pop_all(),  # from here on `Loaded.close` does it
@@ -198,19 +211,23 @@ def model_path(model: str | Path | None) -> Path:
     return hub.resolve(str(model))
 
 
-def _plan(options: LoadOptions, file: GGUFFile, config: ModelConfig, backend: Backend) -> Plan:
+def _plan(options: LoadOptions, file: GGUFFile, config: ModelConfig, backend: Backend, drafting: Choice) -> Plan:
     """How this model is to be run here; errors name the file."""
-    weights = backend.held_bytes(*file.tensors.values())
+    weights = backend.held_bytes(*tensors_of(config, file))
     prefixes = options.cache_ram
     if prefixes is not None and prefixes > 0:
         prefixes <<= 20
-    wishes = Wishes(options.n_ctx, options.n_parallel, options.kv_type, prefixes)
+    draft_model = None
+    if drafting.model is not None:
+        smaller, draft_config = drafting.model
+        draft_model = draft_config, backend.held_bytes(*tensors_of(draft_config, smaller))
+    wishes = Wishes(options.n_ctx, options.n_parallel, options.kv_type, prefixes, drafting.n_most, draft_model)
     budget = memory.parse_size(options.memory) if isinstance(options.memory, str) else options.memory
     available = memory.within(memory.machine_memory(), budget)
+    experts = _experts(options, file, config, backend)
     try:
-        return memory.plan(
-            config, weights, wishes, EngineConfig().chunk, available, _experts(options, file, config, backend)
-        )
+        plan = memory.plan(config, weights, wishes, EngineConfig().chunk, available, experts)
+        return dataclasses.replace(plan, drafting=drafting.told)
     except InsufficientMemoryError as error:
         raise InsufficientMemoryError(
             f"{file.paths[0]} does not fit: {error}", could_ever_fit=error.could_ever_fit
@@ -251,7 +268,8 @@ def _most_chosen(config: ModelConfig) -> int:
 def _cache_identity(file: GGUFFile, config: ModelConfig, backend: Backend, kv_type: KVType) -> str:
     """Whatever keys and values depend on besides the tokens: program, computation, type, and the model's bytes. How
     many threads share the computation is not among it."""
-    return repr((__version__, backend.computation, kv_type, config.windows, fingerprint(file.paths)))
+    layers = (config.windows, len(config.draft_layers))
+    return repr((__version__, backend.computation, kv_type, layers, fingerprint(file.paths)))
 
 
 def _tokenizer(file: GGUFFile) -> Tokenizer:

@@ -22,7 +22,7 @@ import psutil
 from stride.engine.config import LOGITS_BYTES
 from stride.engine.kv import pages_per_sequence
 from stride.errors import InsufficientMemoryError, RequestError
-from stride.models.config import DenseConfig, ModelConfig, MoeConfig
+from stride.models.config import DRAFT_LAG, DenseConfig, ModelConfig, MoeConfig
 from stride.ops.api import PAGE_TOKENS, KVType
 from stride.types import GRAMMAR_BYTES
 
@@ -149,7 +149,7 @@ def _own_cgroups() -> str:
 
 
 def page_bytes(config: ModelConfig, kind: KVType) -> tuple[int, ...]:
-    """Bytes of one page of each cache group, over all its layers that generate."""
+    """Bytes of one page of each cache group, over all its layers."""
 
     def layer_bytes(heads: int, dims: int) -> int:
         return int(PAGE_TOKENS * heads * dims * BYTES_PER_VALUE[kind])
@@ -157,7 +157,7 @@ def page_bytes(config: ModelConfig, kind: KVType) -> tuple[int, ...]:
     return tuple(
         sum(
             layer_bytes(layer.n_kv_heads, layer.key_dim + layer.value_dim)
-            for layer in config.layers
+            for layer in (*config.layers, *config.draft_layers)
             if layer.window == window
         )
         for window in config.windows
@@ -167,27 +167,37 @@ def page_bytes(config: ModelConfig, kind: KVType) -> tuple[int, ...]:
 def cache_bytes(config: ModelConfig, n_ctx: int, kind: KVType, chunk: int) -> int:
     """Bytes of keys and values that one sequence of ``n_ctx`` tokens comes to hold, ``chunk`` tokens at a time."""
     return sum(
-        n_bytes * pages_per_sequence(window, n_ctx, chunk)
-        for window, n_bytes in zip(config.windows, page_bytes(config, kind), strict=True)
+        n_bytes * pages_per_sequence(span, n_ctx, chunk)
+        for span, n_bytes in zip(config.spans, page_bytes(config, kind), strict=True)
     )
 
 
 def split_cache(config: ModelConfig, n_ctx: int, kind: KVType, chunk: int) -> tuple[int, int]:
     """`cache_bytes` of the layers that see everything, and of those with a window."""
-    full = dataclasses.replace(config, layers=tuple(layer for layer in config.layers if layer.window is None))
+    layers, draft_layers = (
+        tuple(layer for layer in some if layer.window is None) for some in (config.layers, config.draft_layers)
+    )
+    full = dataclasses.replace(config, layers=layers, draft_layers=draft_layers)
     whole = cache_bytes(config, n_ctx, kind, chunk)
     seeing_all = cache_bytes(full, n_ctx, kind, chunk)
     return seeing_all, whole - seeing_all
 
 
-def working_bytes(config: ModelConfig, n_parallel: int, chunk: int) -> int:
+def working_bytes(config: ModelConfig, n_parallel: int, chunk: int, n_drafts: int = 0) -> int:
     """Memory beyond weights, keys and values, at most: what the program itself takes, what the vocabulary takes in
-    tokenizer and grammars, a step's activations and logits."""
-    width = max(_width(layer.ffn) for layer in config.layers)
-    step = 4 * chunk * (STATES * config.n_embd + WIDTHS * width)
+    tokenizer and grammars, a step's activations and logits, with ``n_drafts`` tokens drafted for each sequence, and the
+    states that draft heads have yet to read."""
     row = 4 * config.n_vocab
-    logits = n_parallel * row + LOGITS_COPIES * row + LOGITS_BYTES
-    return PROGRAM_BYTES + WORKER_BYTES + GRAMMAR_BYTES + TOKEN_BYTES * config.n_vocab + step + logits
+    logits = n_parallel * (1 + n_drafts) * row + LOGITS_COPIES * row + LOGITS_BYTES
+    held = 4 * len(config.draft_layers) * config.n_embd * (chunk + n_parallel * DRAFT_LAG)
+    program = PROGRAM_BYTES + WORKER_BYTES + GRAMMAR_BYTES + TOKEN_BYTES * config.n_vocab
+    return program + step_bytes(config, chunk) + logits + held
+
+
+def step_bytes(config: ModelConfig, chunk: int) -> int:
+    """A step's activations, at most."""
+    width = max(_width(layer.ffn) for layer in (*config.layers, *config.draft_layers))
+    return 4 * chunk * (STATES * config.n_embd + WIDTHS * width)
 
 
 def _width(ffn: DenseConfig | MoeConfig) -> int:
@@ -209,7 +219,8 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is to be run, and the memory that takes in bytes; ``prefixes`` are for earlier prompts.
+    """How a model is to be run, and the memory that takes in bytes; ``prefixes`` are for earlier prompts, ``draft`` is
+    a draft model's, which ``drafting`` names or whatever else drafts.
 
     Attributes:
         chunk: tokens computed per step.
@@ -227,6 +238,8 @@ class Plan:
     prefixes: int = 0
     chunk: int = 512
     streamed: int = 0
+    draft: int = 0
+    drafting: str = ""
 
     @property
     def packing(self) -> int:
@@ -236,15 +249,18 @@ class Plan:
     @property
     def needed(self) -> int:
         """All of it, at most."""
-        return self.weights + self.packing + self.cache + self.working + self.streamed
+        return self.weights + self.packing + self.cache + self.working + self.streamed + self.draft
 
     def __str__(self) -> str:
         experts = f"routed experts {size(self.streamed)} (the others stay on disk), " if self.streamed else ""
         return (
             f"memory: {size(self.needed)} of {size(self.available)} available: weights {size(self.weights)}, {experts}"
-            f"keys and values {size(self.cache)}, working memory {size(self.packing + self.working)} at most\n"
+            f"keys and values {size(self.cache)}, "
+            + (f"the draft model {size(self.draft)}, " if self.draft else "")
+            + f"working memory {size(self.packing + self.working)} at most\n"
             f"context: {self.n_ctx} tokens for each of {self.n_parallel} at a time, "
             f"keys and values as {self.kv_type}; earlier ones kept in up to {size(self.prefixes)} more"
+            + (f"\ndrafting: {self.drafting}" if self.drafting else "")
         )
 
 
@@ -259,12 +275,16 @@ class Wishes:
         kv_type: how keys and values are kept; "auto" is f16, or q8_0 where that alone fits.
         prefixes: bytes for keys and values of earlier requests, at most; None is `DEFAULT_PREFIXES`, or half of what
             the rest leaves; -1 is all that it leaves.
+        n_drafts: tokens drafted for a sequence at a time.
+        draft_model: the configuration of a model that drafts, and the bytes of its weights.
     """
 
     n_ctx: int | None = None
     n_parallel: int | None = None
     kv_type: KVType | Literal["auto"] = "auto"
     prefixes: int | None = None
+    n_drafts: int = 0
+    draft_model: tuple[ModelConfig, int] | None = None
 
 
 def plan(
@@ -283,9 +303,7 @@ def plan(
     n_ctx = trained if wishes.n_ctx == 0 else min(wishes.n_ctx or DEFAULT_CONTEXT, trained)
 
     def planned(n_ctx: int, n_parallel: int, kind: KVType) -> Plan:
-        cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
-        working = working_bytes(config, n_parallel, chunk)
-        return Plan(n_ctx, n_parallel, kind, weights, cache, working, memory.available, chunk=chunk)
+        return _with_weights(config, weights, wishes, memory, n_ctx, n_parallel, kind, chunk)
 
     def shortened(n_parallel: int, kind: KVType) -> Plan | None:
         """With the longest context that fits."""
@@ -317,6 +335,27 @@ def plan(
     )
 
 
+def _with_weights(
+    config: ModelConfig,
+    weights: int,
+    wishes: Wishes,
+    memory: Memory,
+    n_ctx: int,
+    n_parallel: int,
+    kind: KVType,
+    chunk: int,
+) -> Plan:
+    """The plan that such choices make, whether it fits or not."""
+    cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
+    working = working_bytes(config, n_parallel, chunk, wishes.n_drafts)
+    draft = 0
+    if wishes.draft_model is not None:
+        smaller, n_bytes = wishes.draft_model
+        draft = round(n_bytes * WEIGHT_OVERHEAD) + step_bytes(smaller, chunk)
+        draft += n_parallel * cache_bytes(smaller, n_ctx, kind, chunk + wishes.n_drafts)
+    return Plan(n_ctx, n_parallel, kind, weights, cache, working, memory.available, chunk=chunk, draft=draft)
+
+
 def _plan_streamed(
     config: ModelConfig, weights: int, experts: Experts, wishes: Wishes, n_ctx: int, memory: Memory
 ) -> Plan:
@@ -330,9 +369,7 @@ def _plan_streamed(
     least, resident = experts.least * experts.slot_bytes, weights - experts.n_bytes
 
     def planned(n_ctx: int, n_parallel: int, kind: KVType, chunk: int) -> Plan:
-        cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
-        working = working_bytes(config, n_parallel, chunk)
-        bare = Plan(n_ctx, n_parallel, kind, resident, cache, working, memory.available, chunk=chunk)
+        bare = _with_weights(config, resident, wishes, memory, n_ctx, n_parallel, kind, chunk)
         left = memory.available - bare.needed
         prefixes = min(DEFAULT_PREFIXES, max(0, left - least) // STREAM_PREFIXES)
         if wishes.prefixes is not None and wishes.prefixes >= 0:

@@ -73,7 +73,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-_OPTIONAL = ("seed", "max_tokens", "logprobs")
+_OPTIONAL = ("seed", "max_tokens", "logprobs", "draft_max")
 _INTEGERS = ("top_k", "repeat_last_n", "dry_allowed_length", "dry_penalty_last_n", "mirostat", *_OPTIONAL)
 _FINITE = (
     *("temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty"),
@@ -81,7 +81,7 @@ _FINITE = (
     *("dynatemp_exponent", "mirostat_tau", "mirostat_eta"),
 )
 _LEAST = {
-    **dict.fromkeys(("temperature", "top_p", "min_p", "typical_p", "top_k", "max_tokens", "logprobs"), 0),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "typical_p", "top_k", "max_tokens", "logprobs", "draft_max"), 0),
     **dict.fromkeys(("repeat_last_n", "dry_penalty_last_n"), -1),
     **dict.fromkeys(("dry_multiplier", "dry_allowed_length", "xtc_probability", "xtc_threshold", "top_n_sigma"), 0),
     **dict.fromkeys(("dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta"), 0),
@@ -105,6 +105,7 @@ class SamplingParams:
     and filters. ``samplers`` are the steps that are taken, in their order; what is not among them has no effect.
     ``max_tokens`` None: until the context is full. ``stop``: strings that end the output and are not part of it.
     ``logprobs``: None, or how many of the likeliest tokens are told with each token and its log probability.
+    ``draft_max``: None, or how many tokens may be guessed ahead at a time, where the engine does that; 0 is none.
     ``cache_prompt``: what earlier requests computed may be used, and what this one computes may be used by later ones.
 
     Raises:
@@ -140,6 +141,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    draft_max: int | None = None
     cache_prompt: bool = True
 
     def __post_init__(self) -> None:

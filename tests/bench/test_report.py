@@ -445,3 +445,13 @@ def test_the_report_says_how_to_go_on(tmp_path):
     assert f"stride bench replay {folder} --out again" in markdown
     assert f"stride bench regrade {folder}" in markdown
     assert f"stride bench compare {folder} again" in markdown
+
+
+def test_the_share_of_tokens_guessed_right_is_told(tmp_path: Path) -> None:
+    guessing = target("guessing")
+    guessing.runs[:] = [
+        replace(one, reply=replace(one.reply, timings={"draft_n": 8, "draft_n_accepted": 6})) for one in guessing.runs
+    ]
+    _, markdown, _ = write(tmp_path, guessing, target("plain"))
+    rows = [line.split("|")[2:4] for line in markdown.splitlines() if line.startswith("| Tokens guessed ahead")]
+    assert ["75.", "—"] in [[cell.strip()[:3] for cell in row] for row in rows]

@@ -14,6 +14,7 @@ def test_json_has_llama_benchs_fields_and_consistent_numbers(stride):
         assert row["avg_ts"] == sum(n * 1e9 / ns for ns in row["samples_ns"]) / 2
         assert row["model_size"] > 0
         assert row["model_n_params"] > 0
+    assert [row.get("drafting", {}).get("n_gen") for row in rows] == [None, None, 4]
 
 
 def test_markdown_is_a_table(stride):
@@ -22,6 +23,14 @@ def test_markdown_is_a_table(stride):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("| model | size | params | backend | test | t/s |")
     assert "| pp8 |" in lines[2]
+    assert "drafting" not in result.stdout
+
+
+def test_what_drafting_brings_is_told_unless_it_is_off(stride):
+    for draft, told in (("heads", True), ("off", False)):
+        result = stride("speed", "-p", 0, "-n", 8, "-r", 1, "--draft", draft)
+        assert result.returncode == 0, result.stderr
+        assert ("drafting, by the model's own 3 heads" in result.stdout) == told
 
 
 def test_bad_counts_are_refused_by_name(stride):

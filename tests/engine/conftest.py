@@ -36,6 +36,7 @@ class FakeModel:
         self.n_vocab = n_vocab
         self.n_embd = 5
         self.windows = windows
+        self.draft_windows = ()
         self.batches: list[Batch] = []
         self.before_forward: Callable[[Batch], None] = lambda batch: None
 
@@ -71,8 +72,10 @@ class FakeModel:
         logits = [_normal(hidden[row], self.n_vocab) * 3 for row in rows]
         return np.array(logits, np.float32).reshape(len(rows), self.n_vocab)
 
-    def to_host(self, hidden: list[int], rows: np.ndarray) -> FloatArray:
+    def states(self, hidden: list[int], rows: np.ndarray) -> FloatArray:
         return np.array([_normal(hidden[row], self.n_embd) for row in rows], np.float32).reshape(-1, self.n_embd)
+
+    residual = states
 
     def _read(self, batch: Batch, cache: list[np.ndarray], row: int, index: int) -> int:
         position = int(batch.positions[index])

@@ -108,15 +108,15 @@ def test_a_cancelled_text_ends_within_a_step(start: Any, new_client: Any, model:
 
 
 def test_states_that_are_no_numbers_fail_one_text(start: Any, new_client: Any, model: Any) -> None:
-    to_host = model.to_host
+    states_of = model.states
 
     def with_nan(hidden: Any, rows: Any) -> np.ndarray:
-        states = to_host(hidden, rows)
+        states = states_of(hidden, rows)
         batch = model.batches[-1]
         states[batch.token_ids[batch.outputs[rows]] == 66] = np.nan
         return states
 
-    model.to_host = with_nan
+    model.states = with_nan
     engine = start()
     sick, well = (new_client(ids, params=NO_TOKENS, pooling="mean") for ids in ([1, 66, 2], [1, 2]))
     engine.submit(sick.request)

@@ -422,3 +422,48 @@ def test_draws_follow_the_filtered_distribution(n: int, options: dict[str, Any],
     chi_square = float(((observed - expected) ** 2 / expected).sum())
     degrees = len(groups) - 1
     assert chi_square < degrees + 4 * math.sqrt(2 * degrees)  # about 1 in 10,000 for another seed
+
+
+# --- guesses ---
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0},
+        {"temperature": 1.5, "top_k": 0, "repeat_penalty": 1.3},
+        {"mirostat": 2},
+        {"xtc_probability": 0.5},
+        {"dynatemp_range": 0.5, "samplers": ("temperature", "top_k")},
+    ],
+)
+def test_guesses_change_nothing(options):
+    params = SamplingParams(seed=3, **options)
+    plain, guessing = (Sampler(params, [1, 2], 50) for _ in range(2))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        logits = rng.standard_normal(50).astype(np.float32) * 3
+        for n_before in rng.integers(0, 5, rng.integers(0, 4)):
+            assert 0 <= guessing.guess(rng.standard_normal(50).astype(np.float32), int(n_before)) < 50
+        assert plain.sample(logits) == guessing.sample(logits)
+        plain.accept(7)
+        guessing.accept(7)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.5}])
+def test_what_is_guessed_from_the_same_logits_is_what_is_chosen(options):
+    sampler = Sampler(SamplingParams(seed=9, **options), [1], 50)
+    rows = np.random.default_rng(1).standard_normal((60, 50)).astype(np.float32)
+    for start in range(0, 60, 4):
+        guessed = [sampler.guess(logits, n) for n, logits in enumerate(rows[start : start + 4])]
+        assert guessed == [sampler.sample(logits) for logits in rows[start : start + 4]]
+
+
+def test_numbers_that_are_none_make_a_guess_but_no_choice():
+    logits = np.full(5, np.nan, np.float32)
+    for temperature in (0, 1):
+        sampler = Sampler(SamplingParams(temperature=temperature), [1], 5)
+        assert 0 <= sampler.guess(logits, 0) < 5
+        with pytest.raises(GenerationError):
+            sampler.sample(logits)

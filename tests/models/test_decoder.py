@@ -1,6 +1,7 @@
-"""The logits that are asked for are those of a run in which all are."""
+"""Logits do not depend on which of them are asked for, nor on how many tokens a step has."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,16 @@ import pytest
 from stride import ops
 from stride.errors import UnsupportedError
 from stride.models import load_model
-from stride.ops.api import PAGE_TOKENS, Batch
+from stride.models.session import Session
+from stride.ops.api import PAGE_TOKENS, Batch, KVType
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LENGTHS = (40, 1, 7)
 """Tokens of the batch's rows."""
+try:
+    ISAS = import_module("stride._cpu").isas()
+except ImportError:
+    ISAS = []
 
 
 def batch(vocabulary: int, n_windows: int, outputs: list[int]) -> Batch:
@@ -41,7 +47,7 @@ def test_some_tokens_logits_are_those_of_all(outputs: list[int], name: str, back
         batch(model.n_vocab, len(model.windows), which) for which in (list(range(sum(LENGTHS))), outputs)
     )
     n_pages = [everything.page_tables[0].size] * len(model.windows)
-    _, all_logits = model.forward_with_hidden(everything, model.new_cache(n_pages, "f32"))
+    all_logits = model.forward(everything, model.new_cache(n_pages, "f32"))
     found = model.forward(wanted, model.new_cache(n_pages, "f32"))
     assert found.shape == (len(outputs), model.n_vocab)
     if backend == "cpu":  # whose results do not depend on what else is computed
@@ -76,3 +82,29 @@ def test_pages_of_a_group_are_moved_in_all_its_layers(name: str) -> None:
     for where in (cache, other):
         found = model.forward(replace(last, page_tables=(moved,) * len(groups)), where)
         np.testing.assert_array_equal(found, expected)
+
+
+QUANTIZED = ["step35-iq4_xs", "step35-q4_k-q6_k", "step35-q5_k-q4_0", "qwen2-q4_k-q8_0", "step35-f16-bf16"]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_row_of_n_tokens_has_the_logits_of_n_steps(
+    name: str, kind: KVType, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes drafts exact: to the bit, on every instruction set."""
+    monkeypatch.setenv("STRIDE_ISA", isa)
+    model = load_model(GOLDEN / f"{name}.gguf", ops.load("cpu"))
+    chooser = np.random.default_rng(5)
+    prompt, tokens = (chooser.integers(0, model.n_vocab, n).tolist() for n in (30, 8))
+    try:
+        session = Session(model, 64, kind)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    session.feed(prompt)
+    alone = np.concatenate([session.feed([token]) for token in tokens])
+    for n in (2, 3, 4, 8):
+        session.rewind(len(prompt))
+        together = [session.feed(tokens[start : start + n], min(n, 8 - start)) for start in range(0, 8, n)]
+        np.testing.assert_array_equal(np.concatenate(together), alone)

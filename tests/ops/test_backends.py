@@ -87,6 +87,7 @@ def test_rows(backend: Backend, rng: np.random.Generator) -> None:
     x = floats(rng, 5, 24)
     indices = np.array([4, 0, 4], np.int32)
     np.testing.assert_array_equal(backend.to_host(backend.rows(x, indices)), x[indices])
+    np.testing.assert_array_equal(backend.to_host(backend.rows(backend.from_host(x), indices)), x[indices])
 
 
 def test_vector(backend: Backend, make_tensor: Any) -> None:

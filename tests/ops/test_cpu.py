@@ -138,7 +138,19 @@ def test_linear_is_bit_equal(kind: QuantType, isa: str, make_tensor: Any, rng: n
     assert_bit_equal(isa, prepare, floats(rng, 75, 512))
 
 
-@pytest.mark.parametrize("kind", [QuantType.F32, QuantType.IQ4_XS, QuantType.Q6_K], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [QuantType.F32, QuantType.F16, QuantType.BF16, *QUANTIZED], ids=lambda kind: kind.name)
+def test_a_few_tokens_are_bit_equal(kind: QuantType, isa: str, make_tensor: Any, rng: np.random.Generator) -> None:
+    """As drafts are verified: kernels take more rows at once for few tokens, and cut more tokens into groups."""
+    tensor = make_tensor(kind, 70, 1536)
+    backend = CpuBackend(2, isa)
+    weight = backend.weight(tensor)
+    x = floats(rng, 10, 1536)
+    alone = each_alone(lambda b, one: b.linear(one, [weight])[0], backend, x)
+    for n in range(2, 11):
+        np.testing.assert_array_equal(backend.linear(x[:n], [weight])[0], alone[:n])
+
+
+@pytest.mark.parametrize("kind", [QuantType.F32, *QUANTIZED], ids=lambda kind: kind.name)
 def test_experts_are_bit_equal(kind: QuantType, isa: str, make_tensor: Any, rng: np.random.Generator) -> None:
     tensors = [make_tensor(kind, *count, 256, 256) for count in ((6,), (6,), (6,), (), (), ())]
     router_tensor = make_tensor(QuantType.F32, 6, 256)
@@ -154,7 +166,10 @@ def test_experts_are_bit_equal(kind: QuantType, isa: str, make_tensor: Any, rng:
 
         return run
 
-    assert_bit_equal(isa, prepare, floats(rng, 70, 256))
+    x = floats(rng, 70, 256)
+    assert_bit_equal(isa, prepare, x)
+    for n in (2, 3, 4):
+        assert_bit_equal(isa, prepare, x[:n])
 
 
 @pytest.mark.parametrize("kind", [QuantType.IQ4_XS, QuantType.F16], ids=lambda kind: kind.name)
@@ -245,8 +260,9 @@ def test_attention_is_bit_equal(
         )
 
     expected = run(1, [0, n], False)
-    last_alone = [0, 500, *range(n - 3, n + 1)]
-    for threads, cuts, beside in [(2, [0, n], False), (3, [0, 37, 530, n], True), (2, last_alone, False)]:
+    last_alone, few_at_once = [0, 500, *range(n - 3, n + 1)], [0, n - 9, n - 7, n - 4, n]
+    runs = [(2, [0, n], False), (3, [0, 37, 530, n], True), (2, last_alone, False), (2, few_at_once, True)]
+    for threads, cuts, beside in runs:
         np.testing.assert_array_equal(run(threads, cuts, beside), expected)
 
 

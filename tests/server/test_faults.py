@@ -31,7 +31,7 @@ def failure(answer, status):
 
 def nan_logits(batch, hidden):
     rows = np.searchsorted(batch.row_starts, batch.outputs, side="right") - 1
-    for row, values in zip(rows, hidden, strict=True):
+    for row, values in zip(rows, hidden.normed, strict=True):
         if POISON in batch.token_ids[batch.row_starts[row] : batch.row_starts[row + 1]]:
             values[7] = np.nan
 

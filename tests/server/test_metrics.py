@@ -28,7 +28,7 @@ def value(families, name, **labels):
 def test_counters_grow_by_what_was_done(demo, demo_llm):
     before = scrape(demo)
     for _ in range(2):
-        demo.ask("/v1/completions", prompt="Once upon", max_tokens=5, ignore_eos=True)
+        demo.ask("/v1/completions", prompt="Once upon", max_tokens=5, ignore_eos=True, draft_max=0)
     after = scrape(demo)
 
     def grown(name, **labels):
@@ -102,3 +102,14 @@ def test_experts_on_disk_are_counted(demo_llm):
     assert value(families, "stride:expert_read_bytes_total", model="small") == counts.read_bytes > 0
     assert value(families, "stride:experts", model="small") == counts.n_experts
     assert 'stride:expert_slots{model="whole"}' not in text
+
+
+def test_drafts_are_counted_by_position(demo, demo_llm):
+    demo.ask("/v1/completions", prompt="Once upon", max_tokens=40, ignore_eos=True)
+    families = scrape(demo)
+    for position in range(3):
+        labels = {"model": demo_llm.name, "position": str(position)}
+        drafted = value(families, "stride:drafted_tokens_total", **labels)
+        assert drafted == demo_llm.engine.measures.drafted[position] > 0
+    accepted = [sample.value for sample in families["stride:accepted_tokens"].samples]
+    assert sum(accepted) == demo_llm.engine.measures.accepted.total()

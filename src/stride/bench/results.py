@@ -110,6 +110,13 @@ class Run:
     def server_prompt_rate(self) -> float | None:
         return self._server_rate("prompt_per_second")
 
+    @property
+    def guessed_right(self) -> float | None:
+        """Share of the tokens guessed ahead that were right, where the server tells of any."""
+        timings = self.reply.timings or {}
+        drafted, accepted = timings.get("draft_n"), timings.get("draft_n_accepted")
+        return accepted / drafted if drafted and accepted is not None else None
+
     def _count(self, usage_key: str, timings_key: str) -> int | None:
         """From the server's usage, or its timings where it sends no usage; never from chunks."""
         return _tokens((self.reply.usage or {}).get(usage_key, (self.reply.timings or {}).get(timings_key)))

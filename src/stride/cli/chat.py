@@ -19,6 +19,8 @@ def command(
     threads: options.Threads = None,
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
+    draft: options.Draft = "auto",
+    draft_max: options.DraftMax = None,
     temperature: options.Temperature = 0.8,
     top_k: options.TopK = 40,
     top_p: options.TopP = 0.95,
@@ -37,7 +39,8 @@ def command(
         "max_tokens": n_predict,
     }
     start = [Message("system", system)] if system else []
-    with options.load(model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type) as llm:
+    drafting = options.drafting(draft, draft_max)
+    with options.load(model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type, **drafting) as llm:
         console.print(f"{llm.name}, {llm.backend.name}, {llm.n_ctx} tokens of context. /clear, /exit.", style="dim")
         history = list(start)
         while True:

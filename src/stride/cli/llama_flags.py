@@ -17,7 +17,7 @@ _CACHE = "the cache of keys and values is paged and never shifted"
 _BATCH = "prompts are processed in chunks of a fixed size"
 _THREADS = "-t sets the threads"
 _LOG = "the log goes to stderr"
-_DRAFT = "drafting is not part of this version"
+_DRAFT = "how many drafts pay is measured"
 _CONSTRAINT = "requests say what their answer must match (grammar, json_schema, regex), not the server"
 _ADAPTER = "adapters are not part of this version"
 _MEDIA = "this version reads text only"
@@ -103,6 +103,16 @@ NO_EFFECT = _rows(
     N batch   -b --batch-size
     N batch   -ub --ubatch-size
     N threads -tb --threads-batch
+    N draft   --draft-min --draft-n-min --spec-draft-n-min
+    N draft   --draft-p-min --spec-draft-p-min
+    N draft   --draft-p-split
+    N main    -cd --ctx-size-draft
+    N main    -ngld --gpu-layers-draft --n-gpu-layers-draft
+    N main    -devd --device-draft
+    N main    -td --threads-draft
+    N main    -tbd --threads-batch-draft
+    N main    -ctkd --cache-type-k-draft
+    N main    -ctvd --cache-type-v-draft
     N threads -C --cpu-mask
     N threads -Cr --cpu-range
     N threads --cpu-strict
@@ -120,6 +130,8 @@ NO_EFFECT = _rows(
         "load": _LOAD,
         "cache": _CACHE,
         "batch": _BATCH,
+        "draft": _DRAFT,
+        "main": "a draft model runs as the model does",
         "threads": _THREADS,
         "log": _LOG,
         "attn": "attention is always computed in one pass",
@@ -130,9 +142,7 @@ NO_EFFECT = _rows(
 REFUSED = _rows(
     False,
     """
-    N draft   -md --model-draft --spec-draft-model
     N draft   -hfd -hfrd --hf-repo-draft
-    N draft   --spec-type
     N grammar --grammar
     N grammar --grammar-file
     N grammar -j --json-schema
@@ -160,7 +170,7 @@ REFUSED = _rows(
     N url     -mu --model-url
     """,
     {
-        "draft": _DRAFT,
+        "draft": "pull it, then name its file with --model-draft",
         "grammar": _CONSTRAINT,
         "adapter": _ADAPTER,
         "media": _MEDIA,

@@ -27,6 +27,26 @@ Memory = Annotated[
     str | None,
     typer.Option("--memory", metavar="SIZE", help="All it may take, such as 16G; more experts then stay on disk."),
 ]
+Draft = Annotated[
+    str,
+    typer.Option(
+        "--draft",
+        metavar="auto|off|heads|lookup|FILE",
+        help="Guess tokens ahead: by the model's own heads, from the text so far, or by a smaller model. "
+        "It changes the speed alone. auto: heads, else lookup.",
+    ),
+]
+DraftMax = Annotated[
+    int | None,
+    typer.Option(
+        "--draft-max",
+        "--draft-n",
+        "--spec-draft-n-max",
+        metavar="N",
+        help="Tokens guessed at a time, at most; as many as pay are.",
+        min=0,
+    ),
+]
 MaxTokens = Annotated[int | None, typer.Option("-n", "--n-predict", metavar="N", help="Tokens to generate at most.")]
 Temperature = Annotated[float, typer.Option("--temp", "--temperature", help="0 is greedy.")]
 TopK = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.")]
@@ -99,6 +119,35 @@ def load(model: str | None, stopping: threading.Event | None = None, **arguments
     return llm
 
 
+def drafting(draft: str, draft_max: int | None, model: str | None = None, kinds: str | None = None) -> dict[str, Any]:
+    """Arguments of `LLM`, from our options and llama-server's, whose ``--draft N`` is our ``--draft-max``.
+
+    Args:
+        draft: ``--draft``.
+        draft_max: ``--draft-max``.
+        model: ``--model-draft``.
+        kinds: ``--spec-type``.
+
+    Raises:
+        RequestError: an unknown kind.
+    """
+    from stride.errors import RequestError
+
+    if draft.isdecimal():
+        draft, draft_max = "auto", int(draft) if draft_max is None else draft_max
+    if draft == "auto" and model is not None:
+        draft = model
+    elif draft == "auto" and kinds is not None:
+        found = {kind.split("-")[-1] if "mtp" in kind else kind.split("-")[0] for kind in kinds.split(",")}
+        names = {"none": "off", "mtp": "heads", "ngram": "lookup", "draft": "auto"}
+        if unknown := found - names.keys():
+            raise RequestError(
+                f"--spec-type {kinds}: {unknown.pop()} is none of none, draft-mtp, ngram-*", field="draft"
+            )
+        draft = next(name for kind, name in names.items() if kind in found)
+    return {"draft": draft, "draft_max": draft_max}
+
+
 def json_object(text: str, name: str) -> dict[str, Any]:
     """A JSON object from the command line.
 
@@ -135,6 +184,7 @@ def print_timings(timings: Any) -> None:
         f"\nprompt {timings.prompt_n} tokens in {timings.prompt_ms / 1e3:.2f} s "
         f"({timings.prompt_per_second:.1f} tok/s), "
         f"generated {timings.predicted_n} in {timings.predicted_ms / 1e3:.2f} s "
-        f"({timings.decoded_per_second:.1f} tok/s)",
+        f"({timings.decoded_per_second:.1f} tok/s)"
+        + (f", {timings.draft_n_accepted} of {timings.draft_n} guessed right" if timings.draft_n else ""),
         file=sys.stderr,
     )

@@ -24,6 +24,8 @@ def command(
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
     memory: options.Memory = None,
+    draft: options.Draft = "auto",
+    draft_max: options.DraftMax = None,
     temperature: options.Temperature = 0.8,
     top_k: options.TopK = 40,
     top_p: options.TopP = 0.95,
@@ -61,8 +63,9 @@ def command(
         "regex": regex,
         "grammar": grammar,
     }
+    drafting = options.drafting(draft, draft_max)
     with options.load(
-        model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type, memory=memory
+        model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type, memory=memory, **drafting
     ) as llm:
         before = llm.streaming
         if chat:

@@ -74,6 +74,15 @@ def command(
     cache_dir: Annotated[
         Path | None, typer.Option("--cache-dir", metavar="DIR", help="Keep earlier prompts here across restarts.")
     ] = None,
+    draft: options.Draft = "auto",
+    draft_max: options.DraftMax = None,
+    model_draft: Annotated[
+        str | None,
+        typer.Option("-md", "--model-draft", "--spec-draft-model", metavar="FILE", help="As --draft FILE."),
+    ] = None,
+    spec_type: Annotated[
+        str | None, typer.Option("--spec-type", help="llama-server's names: none, draft-mtp (heads), ngram-* (lookup).")
+    ] = None,
     pooling: Annotated[
         str | None,
         typer.Option("--pooling", help="Vectors of texts as mean, cls or last. Default: the file's, or last."),
@@ -223,6 +232,7 @@ def command(
         "memory": memory,
         "cache_ram": cache_ram,
         "cache_dir": cache_dir,
+        **options.drafting(draft, draft_max, model_draft, spec_type),
         "pooling": pooling,
         "chat_template": _read(chat_template_file) if chat_template_file else None,
         "max_queue": max_queue,

@@ -1,12 +1,16 @@
 """Prompt and generation speed, measured as llama-bench does: random tokens, a warm-up, then repeats.
 
 -p, -n and -d take several values with commas: stride speed -p 128,512,2048 -n 32 -d 0,4096
+
+These are measured without drafting. What that brings depends on the text, so that a question is answered with and
+without it by turns: tokens per second, the speed-up, and the share of tokens guessed right at each position.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,11 +54,14 @@ def command(
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
     memory: options.Memory = None,
+    draft: options.Draft = "auto",
+    draft_max: options.DraftMax = None,
     show_profile: Annotated[
         bool, typer.Option("--profile", help="Time and GB/s of each operation, of one run of each test.")
     ] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="md or json.")] = "md",
 ) -> None:
+    from stride.bench import drafting
     from stride.bench.speed import measure, profile, tests
     from stride.errors import RequestError
 
@@ -66,7 +73,8 @@ def command(
     if show_profile and output != "md":
         raise RequestError("--profile prints tables: leave out -o json", field="output")
     results = []
-    with options.load(model, backend=backend, threads=threads, kv_type=cache_type, memory=memory) as llm:
+    asked = options.drafting(draft, draft_max)
+    with options.load(model, backend=backend, threads=threads, kv_type=cache_type, memory=memory, **asked) as llm:
         if show_profile:
             for test in plan:
                 _print_profile(test.label, *profile(llm, test))
@@ -88,6 +96,14 @@ def command(
                     f"| {test.label} | {result.avg_ts:.2f} ± {result.stddev_ts:.2f} |",
                     flush=True,
                 )
+        generated = [test.n_gen for test in plan if test.n_gen]
+        if generated and llm.draft_kind != "off":
+            found = drafting.measure(llm, generated[0], repeats)
+            if output == "md":
+                print(f"\ndrafting, by {llm.info['drafting']}:\n{found}")
+            for row in results:
+                if row["n_gen"] == generated[0]:
+                    row["drafting"] = asdict(found)
         if (counts := llm.streaming) is not None:
             options.print_streaming(counts)
     if output == "json":

@@ -26,6 +26,7 @@ class EngineConfig:
         max_queue: requests that may wait beyond the ``n_parallel`` in work.
         queue_seconds: how long one may wait.
         request_seconds: how long one may take, waiting and all.
+        draft_max: tokens drafted for a sequence at a time, at most, where the engine has a drafter.
         cache_bytes: memory for earlier prompts and answers, beyond what the sequences in work can come to need (whose
             memory is used too while they need it not); 0: nothing is kept but for requests of one group.
         cache_dir: a folder that keeps them across restarts.
@@ -39,12 +40,20 @@ class EngineConfig:
     max_queue: int = 64
     queue_seconds: float = math.inf
     request_seconds: float = math.inf
+    draft_max: int = 8
     cache_bytes: int = 0
     cache_dir: Path | None = None
     cache_identity: str = ""
 
     def __post_init__(self) -> None:
-        for name, least in (("n_ctx", 2), ("n_parallel", 1), ("chunk", 1), ("max_queue", 0), ("cache_bytes", 0)):
+        for name, least in (
+            ("n_ctx", 2),
+            ("n_parallel", 1),
+            ("chunk", 1),
+            ("max_queue", 0),
+            ("draft_max", 0),
+            ("cache_bytes", 0),
+        ):
             if getattr(self, name) < least:
                 raise RequestError(f"{name} is {getattr(self, name)}, but must be at least {least}", field=name)
 

@@ -12,13 +12,14 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from stride.engine.config import LOGITS_BYTES, EngineConfig, EngineMetrics, SlotState
+from stride.engine.draft import Drafter, Drafting
 from stride.engine.kv import PagedCache
 from stride.engine.measures import Measures
 from stride.engine.pooling import Pool
 from stride.engine.prefix import PrefixCache
 from stride.engine.prefix_store import PrefixStore
 from stride.engine.request import Embedding, Failed, Finished, PromptLogprobs, Request, Token
-from stride.engine.runner import Model, Runner
+from stride.engine.runner import Computed, Model, Runner
 from stride.engine.sampler import Sampler
 from stride.engine.sampler_logprobs import logprobs_of
 from stride.engine.scheduler import Row, Scheduler
@@ -48,8 +49,9 @@ class Engine:
         model: Model,
         config: EngineConfig,
         has_room: Callable[[Sequence[int]], bool] = lambda fresh_pages: True,
+        drafter: Callable[[Runner], Drafter] | None = None,
     ) -> None:
-        """``has_room``: see `Scheduler`."""
+        """``has_room``: see `Scheduler`. ``drafter`` makes what drafts; None: nothing does."""
         self._n_vocab = model.n_vocab
         self.config = config
         # Each group gets the same part of the memory: which one a page is of says nothing about its use.
@@ -57,6 +59,11 @@ class Engine:
         self._cache = PagedCache(model.windows, config.n_parallel, config.n_ctx, config.chunk, spare)
         self._prefixes = PrefixCache(self._cache)
         self._store: PrefixStore | None = None
+        self.measures = Measures()
+        # The thread alone holds model and cache memory, so that a closed engine holds neither.
+        runner = Runner(model, self._cache, config.kv_type)
+        drafting = None if drafter is None else Drafting(drafter(runner), config, self.measures)
+        self._drafting: Drafting | None = None
         most_logits = LOGITS_BYTES // (4 * model.n_vocab)
         self._scheduler = Scheduler(self._cache, config.chunk, self._prefixes, has_room, most_logits)
         self._durations: deque[float] = deque(maxlen=16)  # seconds of the last requests in work
@@ -68,10 +75,7 @@ class Engine:
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
-        self.measures = Measures()
-        # The thread alone holds model and cache memory, so that a closed engine holds neither.
-        runner = Runner(model, self._cache, config.kv_type)
-        self._thread = threading.Thread(target=self._loop, args=(runner,), name="stride-engine", daemon=True)
+        self._thread = threading.Thread(target=self._loop, args=(runner, drafting), name="stride-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a daemon thread must not be inside a kernel when the interpreter goes
 
@@ -172,7 +176,8 @@ class Engine:
 
     # --- the engine's thread ---
 
-    def _loop(self, runner: Runner) -> None:
+    def _loop(self, runner: Runner, drafting: Drafting | None) -> None:
+        self._drafting = drafting
         if self.config.cache_bytes and self.config.cache_dir is not None:
             self._store = PrefixStore(self.config.cache_dir, self.config.cache_identity, self._prefixes, runner)
         try:
@@ -180,6 +185,7 @@ class Engine:
                 self._store.load()
             while rows := self._schedule():
                 self._step(runner, rows)
+                self._draft()
                 if self._store is not None:
                     self._store.stepped()
         finally:  # whatever ends this thread, nobody is left waiting
@@ -196,11 +202,23 @@ class Engine:
                 future.set_exception(ClosedError())
             if self._store is not None:
                 self._store.save_all()
-                self._store = None  # it has the model's memory
+            self._store = self._drafting = None  # they have the model's memory
 
     def _step(self, runner: Runner, rows: list[Row]) -> None:
-        for done, outputs in self._run(runner, rows):  # which are let go of before the next step has its own
-            self._postprocess(done, outputs)
+        for done, computed in self._run(runner, rows):  # which is let go of before the next step has its own
+            self._postprocess(done, computed)
+
+    def _draft(self) -> None:
+        """Guess tokens for the next step. Where that fails, nothing is drafted any more."""
+        if self._drafting is None:
+            return
+        try:
+            self._drafting.propose(self._scheduler.running)
+        except Exception:
+            _log.exception("drafting failed, and is off from now on")
+            self._drafting, self._scheduler.draft_reach = None, 0
+            for request in self._scheduler.running:
+                request.n_drafts = request.n_verified = 0
 
     def _schedule(self) -> list[Row]:
         """The next step's rows, once there are some; none when the engine has to stop."""
@@ -215,6 +233,8 @@ class Engine:
                 displaced, self._displaced = self._displaced, []
                 for request, _ in displaced:
                     self._scheduler.left(request)
+                if self._drafting is not None:
+                    self._scheduler.draft_reach = self._drafting.reach(has_new=len(self._scheduler.waiting) > 0)
                 rows = [] if self._aborting else self._scheduler.schedule()
                 refused = None if rows or self._aborting else self._scheduler.remove_refused()
                 closing = self._closing
@@ -255,19 +275,21 @@ class Engine:
             self._closing or self._calls or self._displaced or self._scheduler.waiting or self._scheduler.running
         )
 
-    def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], list[FloatArray]]]:
-        """The rows with their outputs. Where they fail together, each runs alone, and fails alone."""
+    def _run(self, runner: Runner, rows: list[Row]) -> Iterator[tuple[list[Row], list[Computed]]]:
+        """The rows with what they asked for. Where they fail together, each runs alone, and fails alone."""
         failure: Exception | None = None
         start = perf_counter()
         try:
-            outputs = runner.run(rows)
+            computed = runner.run(rows)
             seconds = perf_counter() - start
             self._scheduler.ran(rows, seconds)
         except Exception as error:
             failure = error
         if failure is None:
             self.measures.step(len(rows), sum(row.end - row.start for row in rows), seconds)
-            yield rows, outputs
+            if self._drafting is not None:
+                self._drafting.computed(rows, [of_row.states for of_row in computed], seconds)
+            yield rows, computed
         elif len(rows) == 1:
             self._end(rows[0].request, Failed(_as_stride_error(failure, "the model")))
         else:
@@ -276,16 +298,16 @@ class Engine:
             for row in rows:
                 yield from self._run(runner, [row])
 
-    def _postprocess(self, rows: list[Row], outputs: list[FloatArray]) -> None:
-        for row, wanted in zip(rows, outputs, strict=True):
+    def _postprocess(self, rows: list[Row], computed: list[Computed]) -> None:
+        for row, wanted in zip(rows, computed, strict=True):
             request = row.request
             if row.start == request.n_cached:
                 self._cached_tokens += request.n_cached
             tells_prompt = request.tells_prompt
-            request.n_computed = row.end
+            request.n_computed = min(row.end, request.n_tokens)  # what is behind them are drafts
             self._prompt_tokens += max(0, min(row.end, request.n_prompt) - row.start)
             if not request.cancelled:
-                self._advance(row, wanted, tells_prompt=tells_prompt)
+                self._advance(row, wanted.outputs, tells_prompt=tells_prompt)
 
     def _advance(self, row: Row, outputs: FloatArray, *, tells_prompt: bool) -> None:
         """Continue one request with the logits [outputs, n_vocab] or states [outputs, n_embd] it wanted; its errors are
@@ -300,7 +322,7 @@ class Engine:
                 elif tells_prompt:
                     self._tell_prompt(row, outputs)
                 if request.n_computed == request.n_tokens:
-                    reason = "length" if request.is_full else self._generate(request, outputs[-1])
+                    reason = "length" if request.is_full else self._follow(request, outputs)
         except Exception as error:
             self._end(request, Failed(_as_stride_error(error, "sampling, pooling or a callback")))
         else:
@@ -324,6 +346,23 @@ class Engine:
             return None
         request.deliver(Embedding(pool.vector()))
         return "stop"
+
+    def _follow(self, request: Request, outputs: FloatArray) -> FinishReason | None:
+        """Choose the next token, and those after it for as long as each is the draft that was computed in its place."""
+        drafts, n_verified = request.take_drafts()
+        reason: FinishReason | None = None
+        n_right = n_chosen = 0
+        for logits in outputs[-1 - n_verified :]:
+            request.n_computed += n_chosen > 0  # the last one chosen was computed, as a draft
+            reason = self._generate(request, logits)
+            is_right = drafts[n_right : n_right + 1] == [request.token_ids[request.n_tokens - 1]]
+            n_right, n_chosen = n_right + is_right, n_chosen + 1
+            if reason is not None or not is_right or request.cancelled:
+                break
+        self.measures.sequence_steps += 1
+        if drafts and self._drafting is not None:
+            self._drafting.judge(request, n_right, min(n_chosen, len(drafts)), n_verified)
+        return reason
 
     def _generate(self, request: Request, logits: FloatArray) -> FinishReason | None:
         """Choose, record and deliver a token; why the output ends with it, if it does."""

@@ -47,6 +47,11 @@ class Measures:
         self.step_tokens = Histogram(SIZES)
         self.ends: Counter[str] = Counter()
         """By reason: the output's, failed, or those of `dropped`."""
+        self.sequence_steps = 0
+        """Times that a token, and those after it that were guessed right, were chosen for a sequence."""
+        self.drafted: Counter[int] = Counter()
+        self.accepted: Counter[int] = Counter()
+        """Drafts that were verified, and those of them that were right, by how many of the same step came before."""
         self.prompt_seconds = 0.0
         self.generation_seconds = 0.0
         self.longest = 0
@@ -65,6 +70,11 @@ class Measures:
             self.first_token_seconds.observe(request.last_token_at - request.queued_at)
         else:
             self.inter_token_seconds.observe(request.last_token_at - before)
+
+    def drafts(self, n_verified: int, n_right: int) -> None:
+        """Drafts of one sequence were verified, of which the first few were right."""
+        self.drafted.update(range(n_verified))
+        self.accepted.update(range(n_right))
 
     def dropped(self, reason: Literal["cancelled", "late", "refused", "closed"], n: int = 1) -> None:
         """Requests ended without having failed or finished: by their caller, their time, too many, or all together.

@@ -18,9 +18,9 @@ _GROWTH, _SHRINKAGE = 1.25, 0.5
 class Pace:
     """Learns from the steps that were run. ``chunk``: tokens of a step at most.
 
-    The time of a step without prompts is the median of the last few of as many sequences. That of the prompts' tokens,
-    which is neither proportional to their number nor steady, sets their number in the next step: as many as would have
-    fitted.
+    The time of a step without prompts is the median of the last few of as many tokens, drafts among them. That of the
+    prompts' tokens, which is neither proportional to their number nor steady, sets their number in the next step: as
+    many as would have fitted.
     """
 
     def __init__(self, chunk: int) -> None:
@@ -30,7 +30,7 @@ class Pace:
         self._since_alone = 0
 
     def n_prompt_tokens(self, n_decoding: int) -> int:
-        """Tokens of prompts for the next step; 0 where the decoding sequences go alone once, to be measured."""
+        """Tokens of prompts for the next step, beside ``n_decoding`` others; 0 where those go alone, to be measured."""
         if n_decoding == 0:
             return self._chunk
         if self._seconds_alone(n_decoding) is None or self._since_alone >= ALONE_EVERY:
@@ -58,7 +58,7 @@ class Pace:
         self._fitting = min(float(self._chunk), max(1.0, self._fitting))
 
     def _seconds_alone(self, n_decoding: int) -> float | None:
-        """What a step of so many sequences takes, or of the next fewer that was measured: not more, at any rate."""
+        """What a step of so many tokens takes, or of the next fewer that was measured: not more, at any rate."""
         known = sorted(self._alone)
         at = bisect_right(known, n_decoding)
         return median(self._alone[known[at - 1]]) if at else None

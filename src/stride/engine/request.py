@@ -62,7 +62,7 @@ class Failed:
 Output: TypeAlias = PromptLogprobs | Token | Embedding | Finished | Failed
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Request:
     """One prompt to continue. After ``Engine.submit`` it belongs to the engine; use it once.
 
@@ -96,9 +96,15 @@ class Request:
 
     # The engine's part. Tokens 0 .. n_tokens - 1 are known, those before n_computed are in the cache, and those before
     # n_cached were there already. What is computed is shared within ``scope``: cache_scope, group or, None, not at all.
+    # Behind the known tokens stand n_drafts that are guessed; the next step is to verify the first n_verified of them.
+    # So far n_drafted were verified, of which n_accepted were right.
     token_ids: IntArray = field(init=False, repr=False)
     n_tokens: int = field(init=False, default=0)
     n_computed: int = field(init=False, default=0)
+    n_drafts: int = field(init=False, default=0)
+    n_verified: int = field(init=False, default=0)
+    n_drafted: int = field(init=False, default=0)
+    n_accepted: int = field(init=False, default=0)
     slot: int = field(init=False, default=-1)
     scope: str | None = field(init=False, default=None)
     path: Path | None = field(init=False, default=None, repr=False)
@@ -164,7 +170,25 @@ class Request:
             return self.pool.n_wanted(start, end)
         if self.tells_prompt:
             return end - start
-        return int(end == self.n_tokens and not self.is_full)
+        return 0 if self.is_full else max(0, end + 1 - self.n_tokens)
+
+    @property
+    def draft_room(self) -> int:
+        """Drafts that may stand behind the known tokens: one token more is chosen when all of them are right."""
+        room = max(0, len(self.token_ids) - self.n_tokens - 1)
+        return room if self.params.draft_max is None else min(room, self.params.draft_max)
+
+    def add_draft(self, token_id: int) -> None:
+        """Guess one token more, behind those that are known and guessed."""
+        self.token_ids[self.n_tokens + self.n_drafts] = token_id
+        self.n_drafts += 1
+
+    def take_drafts(self) -> tuple[list[int], int]:
+        """The guesses, and how many of them were verified; none are left."""
+        drafts = self.token_ids[self.n_tokens : self.n_tokens + self.n_drafts].tolist()
+        n_verified, self.n_drafts, self.n_verified = self.n_verified, 0, 0
+        self.n_drafted += n_verified
+        return drafts, n_verified
 
     def append(self, token_id: int) -> None:
         """Add a generated token."""
@@ -187,5 +211,7 @@ class Request:
                 prompt_ms=1e3 * (prompt_done_at - self.admitted_at),
                 predicted_n=n_generated,
                 predicted_ms=1e3 * (self.last_token_at - prompt_done_at) if n_generated else 0.0,
+                draft_n=self.n_drafted or None,
+                draft_n_accepted=self.n_accepted if self.n_drafted else None,
             ),
         )

@@ -60,6 +60,7 @@ class Sampler:
         self._n_vocab = n_vocab
         seed = None if params.seed is None else params.seed % 2**64
         self._random = np.random.default_rng(seed)
+        self._drawn: deque[float] = deque()  # random numbers that drafts have looked at, and that are yet to be used
         bias = {**params.logit_bias, **dict.fromkeys(banned, -math.inf)}
         self._bias_ids = np.fromiter(bias.keys(), np.intp, len(bias))
         self._bias = np.clip(np.fromiter(bias.values(), np.float64, len(bias)), -math.inf, _EDIT_LIMIT)
@@ -98,19 +99,39 @@ class Sampler:
             if self._is_greedy:
                 pass
             elif self._mirostat is not None:
-                best = self._mirostat.choose(candidates, self._random.random())
+                best = self._mirostat.choose(candidates, self._uniform())
             else:
                 for name in self._steps:
                     candidates = self._step(name, candidates, narrowed)
-                best = draw(candidates, self._random.random())
+                best = draw(candidates, self._uniform())
             for kept in reversed(narrowed):
                 best = int(kept[best])
             return best
+
+    def guess(self, logits: FloatArray, n_before: int) -> int:
+        """What `sample` is likely to choose ``n_before`` tokens from now, going by logits [n_vocab] like those that it
+        will be given: it is drawn with the random number that will be used then. Changes nothing.
+        """
+        if not self._is_greedy and self._mirostat is None and "xtc" not in self._steps:
+            while len(self._drawn) <= n_before:
+                self._drawn.append(self._random.random())
+            used = self._drawn
+            self._drawn = deque([used[n_before]])
+            try:
+                return self.sample(logits)
+            except GenerationError:
+                pass
+            finally:
+                self._drawn = used
+        return int(self._edit(logits).argmax())
 
     def accept(self, token_id: int) -> None:
         """Count a token that was chosen, for the penalties."""
         for penalty in self._penalties.values():
             penalty.accept(token_id)
+
+    def _uniform(self) -> float:
+        return self._drawn.popleft() if self._drawn else self._random.random()
 
     def _edit(self, logits: FloatArray) -> FloatArray:
         """Bias, and the penalties that come first. Gives the logits themselves where there are none of these."""
@@ -127,7 +148,7 @@ class Sampler:
             return self._penalise(name, candidates, narrowed)
         if name == "temperature":
             return tempered(candidates, self.params)
-        if name == "xtc" and self._random.random() > self.params.xtc_probability:
+        if name == "xtc" and self._uniform() > self.params.xtc_probability:
             return candidates
         narrowed.append(FILTERS[name](candidates, self.params))
         return candidates[narrowed[-1]]

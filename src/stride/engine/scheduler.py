@@ -17,26 +17,31 @@ from stride.engine.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Compute a request's tokens start .. end - 1; outputs are wanted of the last ``n_outputs`` of them."""
+    """Compute a request's tokens start .. end - 1, the last of which may be drafts; outputs are wanted of the last
+    ``n_outputs`` of them, and of the last ``n_states`` the states that drafting starts from."""
 
     request: Request
     start: int
     end: int
     n_outputs: int
+    n_states: int = 0
 
 
 class Scheduler:
     """Requests waiting for a slot, in the order of a `FairQueue`, and requests running. One that begins like another
     that is being computed waits until it can share that, and lets those behind it go first.
 
-    Every step computes one token of each sequence that decodes, however many there are. Prompts get ``chunk`` tokens;
-    beside decoding sequences, as many as let those keep half their pace (`Pace`). They share them evenly, and get one
-    each at least, so that a short prompt ends soon beside a long one, and a long one does end.
+    Every step computes one token of each sequence that decodes, and its drafts, however many there are. Prompts get
+    ``chunk`` tokens; beside decoding sequences, as many as let those keep half their pace (`Pace`). They share them
+    evenly, and get one each at least, so that a short prompt ends soon beside a long one, and a long one does end.
 
     ``has_room`` answers whether memory has room for so many pages of each cache group that were never touched before; a
     request whose tokens may come to need more waits, and those behind it, once nothing is left to give back.
 
     ``most_logits``: where logits are wanted after each token of a prompt, prompts get this many tokens at most.
+
+    Attributes:
+        draft_reach: drafting wants the states of so many tokens before a prompt's end, and of all after; 0: of none.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Scheduler:
         self._chunk = chunk
         self._has_room = has_room
         self._most_logits = most_logits
+        self.draft_reach = 0
         self._prefixes = prefixes
         self._pace = Pace(chunk)
         self.waiting = FairQueue()
@@ -67,8 +73,8 @@ class Scheduler:
             self._admit(request)
         decoding = [request for request in self.running if request.n_computed >= request.n_prompt]
         prompts = [request for request in self.running if request.n_computed < request.n_prompt]
-        rows = [self._row(request, 1) for request in decoding]
-        budget = self._pace.n_prompt_tokens(len(decoding))
+        rows = [self._row(request, 1 + request.n_verified) for request in decoding]
+        budget = self._pace.n_prompt_tokens(sum(row.end - row.start for row in rows))
         if budget == 0:
             return rows
         if any(request.tells_prompt for request in prompts):
@@ -84,7 +90,7 @@ class Scheduler:
 
     def ran(self, rows: Sequence[Row], seconds: float) -> None:
         """Note what a step took, before its requests go on."""
-        n_decoding = sum(row.start >= row.request.n_prompt for row in rows)
+        n_decoding = sum(row.end - row.start for row in rows if row.start >= row.request.n_prompt)
         n_prompt_tokens = sum(row.end - row.start for row in rows if row.start < row.request.n_prompt)
         self._pace.ran(n_decoding, n_prompt_tokens, seconds)
 
@@ -115,14 +121,19 @@ class Scheduler:
             request.path, request.n_cached, request.n_computed = path, path.n_cached, path.n_cached
 
     def _row(self, request: Request, n_tokens: int) -> Row:
-        start = request.n_computed
-        end = min(request.n_tokens, start + n_tokens)
+        start, end = request.n_computed, request.n_computed + n_tokens
         if request.path is not None:
             self._prefixes.keep(request.path, request.slot, request.token_ids, start)
             if start == request.n_prompt:
                 self._prefixes.offer(request.path, request.slot, request.token_ids, start)
         self._cache.extend(request.slot, start, end)
-        return Row(request, start, end, n_outputs=request.n_outputs(start, end))
+        return Row(request, start, end, request.n_outputs(start, end), self._n_states(request, start, end))
+
+    def _n_states(self, request: Request, start: int, end: int) -> int:
+        has_drafts = len(request.token_ids) > request.n_prompt + 1 and request.params.draft_max != 0
+        if self.draft_reach == 0 or not has_drafts:
+            return 0
+        return max(0, end - max(start, request.n_prompt - self.draft_reach))
 
     def _may_start(self, n_tokens: int) -> bool:
         """Whether there is memory for what runs and a new sequence of so many tokens; 0: for what runs."""

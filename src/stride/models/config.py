@@ -15,6 +15,8 @@ from stride.experts.trace import Shape
 from stride.gguf import GGUFFile
 from stride.types import Pooling
 
+DRAFT_LAG = 64
+"""Positions that draft heads may be behind the trunk."""
 ARCHITECTURES = ("step35", "llama", "qwen2")
 """Values of ``general.architecture`` that run; each is a module of this package with ``read(file)``."""
 
@@ -111,6 +113,15 @@ class ModelConfig:
     def windows(self) -> tuple[int | None, ...]:
         """The cache groups: one per distinct attention span, in order of first use."""
         return tuple(dict.fromkeys(layer.window for layer in (*self.layers, *self.draft_layers)))
+
+    @property
+    def spans(self) -> tuple[int | None, ...]:
+        """Positions back from the last one that each cache group has to keep: its window, and where draft heads look
+        too, `DRAFT_LAG` more."""
+        drafting = {layer.window for layer in self.draft_layers}
+        return tuple(
+            window + DRAFT_LAG if window is not None and window in drafting else window for window in self.windows
+        )
 
     @property
     def experts(self) -> Shape | None:

@@ -76,6 +76,14 @@ class DraftHead:
 
 
 @dataclass(frozen=True, slots=True)
+class Hidden:
+    """What tokens are after the last layer, [n, d] each: before the output norm, where drafting starts, and after."""
+
+    residual: Array
+    normed: Array
+
+
+@dataclass(frozen=True, slots=True)
 class Cache:
     """Keys and values of all layers: one pool per layer, trunk first, then draft layers."""
 
@@ -106,7 +114,8 @@ class Decoder:
         self.output_norm = output_norm
         self.output = output
         self.draft_heads = draft_heads
-        self.windows = config.windows
+        self.windows = config.spans
+        self._groups = config.windows
         self.n_vocab = config.n_vocab
         self.n_embd = config.n_embd
 
@@ -121,7 +130,7 @@ class Decoder:
         blocks = (*self.blocks, *(head.block for head in self.draft_heads))
         return Cache(
             tuple(
-                self.ops.kv_pool(n_pages[self.windows.index(c.window)], c.n_kv_heads, c.key_dim, c.value_dim, kind)
+                self.ops.kv_pool(n_pages[self._groups.index(c.window)], c.n_kv_heads, c.key_dim, c.value_dim, kind)
                 for c in (block.config for block in blocks)
             )
         )
@@ -148,39 +157,38 @@ class Decoder:
             self.ops.write_page(pool, target, self.ops.read_page(pool, source))
 
     def _pools(self, cache: Cache, group: int) -> list[KVPool]:
-        """The pools of a cache group's layers; not those of draft heads, which nothing that was kept depends on."""
-        window = self.windows[group]
-        return [pool for pool, b in zip(cache.pools, self.blocks, strict=False) if b.config.window == window]
+        """The pools of a cache group's layers, those of draft heads among them."""
+        blocks = (*self.blocks, *(head.block for head in self.draft_heads))
+        window = self._groups[group]
+        return [pool for pool, b in zip(cache.pools, blocks, strict=True) if b.config.window == window]
 
     def forward(self, batch: Batch, cache: Cache) -> FloatArray:
         """Run a batch: float32 [outputs, vocabulary], the logits of ``batch.outputs``."""
         return self.logits(self.hidden(batch, cache), np.arange(len(batch.outputs), dtype=np.int32))
 
-    def hidden(self, batch: Batch, cache: Cache) -> Array:
-        """Run a batch: [outputs, d], what ``batch.outputs`` have become after the output norm."""
+    def hidden(self, batch: Batch, cache: Cache) -> Hidden:
+        """Run a batch: what ``batch.outputs`` have become."""
         ops, (*first, last) = self.ops, self.blocks
         x, delta = self._run(first, batch, cache)
         attended = self._attend(x, delta, last, cache.pools[len(first)], batch, batch.outputs)
         # Of the other tokens, the last block's keys and values are all that is wanted.
         x, attended = ops.rows(x, batch.outputs), ops.rows(attended, batch.outputs)
         if len(batch.outputs) == 0:
-            return x
-        return ops.norm(x, self.output_norm, self.config.norm_epsilon, self._feed_forward(x, attended, last))
+            return Hidden(x, x)
+        delta = self._feed_forward(x, attended, last)
+        return Hidden(x, ops.norm(x, self.output_norm, self.config.norm_epsilon, delta))
 
-    def logits(self, hidden: Array, rows: IntArray) -> FloatArray:
+    def logits(self, hidden: Hidden, rows: IntArray) -> FloatArray:
         """float32 [rows, vocabulary]: the logits of some rows of what `hidden` gave."""
-        if len(rows) == 0:
-            return np.empty((0, self.n_vocab), np.float32)
-        return self.ops.to_host(self.ops.linear(self.ops.rows(hidden, rows), (self.output,))[0])
+        return self._project(hidden.normed, rows, self.output)
 
-    def to_host(self, hidden: Array, rows: IntArray) -> FloatArray:
-        """float32 [rows, d]: some rows of what `hidden` gave, as they are."""
-        return self.ops.to_host(self.ops.rows(hidden, rows))
+    def states(self, hidden: Hidden, rows: IntArray) -> FloatArray:
+        """float32 [rows, d]: some rows of what `hidden` gave, after the output norm."""
+        return self.ops.to_host(self.ops.rows(hidden.normed, rows))
 
-    def forward_with_hidden(self, batch: Batch, cache: Cache) -> tuple[Array, FloatArray]:
-        """As `forward`, and [n, d], the residual stream before the final norm, which draft heads start from."""
-        x, delta = self._run(self.blocks, batch, cache)
-        return x, self._head(x, delta, self.output_norm, self.output, batch.outputs)
+    def residual(self, hidden: Hidden, rows: IntArray) -> FloatArray:
+        """float32 [rows, d]: some rows of what `hidden` gave, before the output norm."""
+        return self.ops.to_host(self.ops.rows(hidden.residual, rows))
 
     def _run(self, blocks: Sequence[Block], batch: Batch, cache: Cache) -> tuple[Array, Array | None]:
         """The residual stream [n, d] after the first blocks, but for what the last of them contributes: the second."""
@@ -189,28 +197,40 @@ class Decoder:
             delta = self._block(x, delta, block, pool, batch)
         return x, delta
 
-    def draft(self, index: int, hidden: Array, batch: Batch, cache: Cache) -> tuple[Array, FloatArray]:
-        """Run draft head ``index`` on the batch's tokens, each the successor of the token whose state is given.
+    def _project(self, normed: Array, rows: IntArray, output: Weight) -> FloatArray:
+        if len(rows) == 0:
+            return np.empty((0, self.n_vocab), np.float32)
+        return self.ops.to_host(self.ops.linear(self.ops.rows(normed, rows), (output,))[0])
+
+    @property
+    def draft_windows(self) -> tuple[int | None, ...]:
+        """How far back each draft head looks."""
+        return tuple(head.block.config.window for head in self.draft_heads)
+
+    def draft(self, index: int, states: FloatArray, batch: Batch, cache: Cache) -> tuple[FloatArray, FloatArray]:
+        """Run draft head ``index`` on the batch's tokens.
 
         Args:
-            index: which head; head k predicts k + 2 tokens past the one that ``hidden`` belongs to.
-            hidden: [n, d], the trunk's state before the final norm for head 0, else the state head ``index - 1`` gave.
-            batch: the successors (``token_ids``), at the positions of the tokens whose states are given.
+            index: which head; head k predicts the token k + 2 positions behind the one that a state belongs to.
+            states: float32 [n, d], what `residual` gave for head 0, else the states that head ``index - 1`` gave.
+            batch: at the positions of the states the tokens that head k - 1 would predict there, k + 1 behind.
 
         Returns:
-            ([n, d] the head's own state, float32 [outputs, vocabulary] its logits).
+            (float32 [n, d] the head's own states, of the last head [outputs, d]; float32 [outputs, vocabulary] logits).
         """
         ops, head, epsilon = self.ops, self.draft_heads[index], self.config.norm_epsilon
         embedded = ops.embed(head.embed_tokens, batch.token_ids)
-        joined = ops.concat_norms(embedded, head.enorm, hidden, head.hnorm, epsilon)
+        joined = ops.concat_norms(embedded, head.enorm, ops.from_host(states), head.hnorm, epsilon)
         x = ops.linear(joined, (head.eh_proj,))[0]
-        delta = self._block(x, None, head.block, cache.pools[len(self.blocks) + index], batch)
-        return x, self._head(x, delta, head.shared_head_norm, head.shared_head_head, batch.outputs)
-
-    def _head(self, x: Array, delta: Array, norm: Array, output: Weight, outputs: IntArray) -> FloatArray:
-        """Add ``delta`` to x, in place; give logits of the tokens ``outputs``."""
-        normed = self.ops.norm(x, norm, self.config.norm_epsilon, delta)
-        return self.ops.to_host(self.ops.linear(self.ops.rows(normed, outputs), (output,))[0])
+        attended = self._attend(x, None, head.block, cache.pools[len(self.blocks) + index], batch)
+        outputs = batch.outputs
+        if index + 1 == len(self.draft_heads):  # of the other tokens, keys and values are all that is wanted
+            if len(outputs) == 0:
+                return np.empty((0, self.n_embd), np.float32), np.empty((0, self.n_vocab), np.float32)
+            x, attended = ops.rows(x, outputs), ops.rows(attended, outputs)
+            outputs = np.arange(len(outputs), dtype=np.int32)
+        normed = ops.norm(x, head.shared_head_norm, epsilon, self._feed_forward(x, attended, head.block))
+        return ops.to_host(x), self._project(normed, outputs, head.shared_head_head)
 
     def _block(self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch) -> Array:
         """Add ``delta`` (what the block before contributes) to x, in place; give what this block contributes."""
@@ -221,7 +241,7 @@ class Decoder:
     ) -> Array:
         """A block's attention, before its output projection. ``wanted``: the tokens that go on from it; None: all."""
         ops, epsilon, config = self.ops, self.config.norm_epsilon, block.config
-        page_table = batch.page_tables[self.windows.index(config.window)]
+        page_table = batch.page_tables[self._groups.index(config.window)]
 
         h = ops.norm(x, block.attn_norm, epsilon, delta)
         if block.router is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +20,10 @@ Progress = Callable[[int, int], None]
 EMBEDDING = "token_embd.weight"
 
 
-def load_model(path: str | Path | GGUFFile, ops: Backend, progress: Progress | None = None) -> Decoder:
-    """A model file onto a backend.
+def load_model(
+    path: str | Path | GGUFFile, ops: Backend, progress: Progress | None = None, *, heads: bool = True
+) -> Decoder:
+    """A model file onto a backend; ``heads``: with its draft heads, if it has any.
 
     Raises:
         ModelFileError: a tensor is missing, left over, or of the wrong shape; nothing has been read then.
@@ -28,7 +31,20 @@ def load_model(path: str | Path | GGUFFile, ops: Backend, progress: Progress | N
     """
     file = path if isinstance(path, GGUFFile) else open_gguf(path)
     config = check_model(file)
-    return Decoder(config, ops, **assemble(config, Reader(file, ops, progress), file))
+    if not heads:
+        config = dataclasses.replace(config, draft_layers=())
+    return Decoder(config, ops, **assemble(config, Reader(file, ops, progress, tensors_of(config, file)), file))
+
+
+def tensors_of(config: ModelConfig, file: GGUFFile) -> list[Tensor]:
+    """The tensors that a model of this configuration reads of its file: all, but for draft layers that it lacks."""
+    n_blocks = len(config.layers) + len(config.draft_layers)
+
+    def is_read(name: str) -> bool:
+        block, _, rest = name.removeprefix("blk.").partition(".")
+        return not (name.startswith("blk.") and rest and block.isdigit() and int(block) >= n_blocks)
+
+    return [tensor for name, tensor in file.tensors.items() if is_read(name)]
 
 
 def check_model(file: GGUFFile) -> ModelConfig:
@@ -116,12 +132,13 @@ class Checker:
 class Reader:
     """A `Source` that reads each tensor into the backend, once."""
 
-    def __init__(self, file: GGUFFile, ops: Backend, progress: Progress | None) -> None:
+    def __init__(self, file: GGUFFile, ops: Backend, progress: Progress | None, tensors: Sequence[Tensor]) -> None:
+        """``tensors``: all that will be read."""
         self._file = file
         self._ops = ops
         self._progress = progress
         self._done = 0
-        self._total = sum(tensor.n_bytes for tensor in file.tensors.values())
+        self._total = sum(tensor.n_bytes for tensor in tensors)
         self._read: dict[str, Any] = {}
 
     def weight(self, name: str, *shape: int, required: bool = True) -> Any:

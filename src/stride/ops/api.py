@@ -306,5 +306,8 @@ class Backend(Protocol):
     def rows(self, x: Array, indices: IntArray) -> Array:
         """[len(indices), d]: some rows of x."""
 
+    def from_host(self, x: FloatArray) -> Array:
+        """A numpy array, float32 and contiguous, as this backend's own; it may be the same memory."""
+
     def to_host(self, x: Array) -> FloatArray:
         """The array as numpy float32, once it is computed."""

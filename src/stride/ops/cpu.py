@@ -327,7 +327,7 @@ class CpuBackend:
         routing: Routing,
         routed: GatedFFN,
     ) -> None:
-        if self.stream is None or not self.stream.looks_ahead:
+        if self.stream is None or not self.stream.looks_ahead or len(x) == 0:
             return
         n_experts: int = router.shape[0]
         if len(x) <= FEW_TOKENS:
@@ -343,6 +343,9 @@ class CpuBackend:
 
     def rows(self, x: FloatArray, indices: IntArray) -> FloatArray:
         return _cpu.rows(x, indices)
+
+    def from_host(self, x: FloatArray) -> FloatArray:
+        return x
 
     def to_host(self, x: FloatArray) -> FloatArray:
         return x

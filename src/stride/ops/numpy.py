@@ -304,5 +304,8 @@ class NumpyBackend:
     def rows(self, x: FloatArray, indices: IntArray) -> FloatArray:
         return x[indices]
 
+    def from_host(self, x: FloatArray) -> FloatArray:
+        return x
+
     def to_host(self, x: FloatArray) -> FloatArray:
         return x

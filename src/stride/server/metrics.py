@@ -31,6 +31,10 @@ _HISTOGRAMS = {
     "step_tokens": "Tokens computed together in a step",
 }
 """Fields of `Measures`, and what they are."""
+_DRAFTS = {
+    "drafted_tokens": "Tokens guessed ahead and verified, by how many of the same guess came before",
+    "accepted_tokens": "Those of them that were right",
+}
 
 
 def exposition(models: Mapping[str, LLM], requests: Mapping[tuple[str, str, int], int], started: float) -> bytes:
@@ -82,6 +86,12 @@ def _of_models(models: Mapping[str, LLM]) -> Iterator[Metric]:
         for reason, count in engine.measures.ends.copy().items():
             ends.add_metric([name, reason], count)
     yield ends
+    for metric, text in _DRAFTS.items():
+        drafts = CounterMetricFamily(_PREFIX + metric, text, labels=["model", "position"])
+        for name, engine in engines.items():
+            for position, count in sorted(getattr(engine.measures, metric.removesuffix("_tokens")).copy().items()):
+                drafts.add_metric([name, str(position)], count)
+        yield drafts
     for metric, text in _HISTOGRAMS.items():
         family = HistogramMetricFamily(_PREFIX + metric, text, labels=["model"])
         for name, engine in engines.items():

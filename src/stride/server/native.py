@@ -80,7 +80,7 @@ def router(service: Service) -> APIRouter:
             entry: dict[str, Any] = {
                 "id": slot,
                 "n_ctx": llm.n_ctx,
-                "speculative": False,
+                "speculative": llm.draft_kind != "off",
                 "is_processing": slot in running,
             }
             if state := running.get(slot):

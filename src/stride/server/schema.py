@@ -182,6 +182,7 @@ class Request(SamplingFields):
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     cache_prompt: bool | None = None
+    draft_max: Int32 | None = None
     timings_per_token: bool | None = None
 
     max_tokens: Int32 | None = None

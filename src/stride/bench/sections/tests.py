@@ -145,6 +145,7 @@ def _summaries(task: Task, target: TargetResult) -> Iterator[tuple[str, Summary 
     yield "Generation tokens", _alone(of_runs("completion_tokens")), fig.count
     yield "**Generation speed, client (tok/s)**", of_runs("decode_rate"), fig.rate
     yield "Generation speed, server (tok/s)", of_runs("server_decode_rate"), fig.rate
+    yield "Tokens guessed ahead that were right", of_runs("guessed_right"), fig.percent
     yield "First byte", of_times("first_byte"), fig.seconds
     yield "First token of any kind", of_times("first_token"), fig.seconds
     yield "First token of the answer", of_times("first_answer"), fig.seconds
