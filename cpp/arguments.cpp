@@ -41,14 +41,24 @@ void check_range(const IntVector& values, const char* name, int64_t end) {
     check_range(values.data(), values.size(), name, end);
 }
 
-GatedMatrices gated_matrices(const Matrix& gate, const Matrix& up, const Matrix& down, float limit, int64_t dim) {
-    const auto is = [](const Matrix& m, int64_t count, int64_t rows, int64_t columns) {
+void check_gated(const MatrixShape& gate, const MatrixShape& up, const MatrixShape& down, int64_t dim) {
+    const auto is = [](const MatrixShape& m, int64_t count, int64_t rows, int64_t columns) {
         return m.count() == count && m.rows() == rows && m.columns() == columns;
     };
     if (!is(gate, gate.count(), gate.rows(), dim) || !is(up, gate.count(), gate.rows(), dim) ||
         !is(down, gate.count(), dim, gate.rows()))
         refuse_value("gate, up and down must be [f, d], [f, d] and [d, f] with d = " + std::to_string(dim));
-    return {&gate, &up, &down, limit};
+}
+
+GatedMatrices gated_matrices(const Matrix& gate, const Matrix& up, const Matrix& down, float limit, int64_t dim) {
+    check_gated(gate, up, down, dim);
+    return {gate.stack(), up.stack(), down.stack(), limit};
+}
+
+GatedMatrices shared_expert(const Matrix& gate, const Matrix* up, const Matrix* down, float limit, int64_t dim) {
+    if (up == nullptr || down == nullptr || gate.count() != 1)
+        refuse_value("the shared expert must be three single matrices");
+    return gated_matrices(gate, *up, *down, limit, dim);
 }
 
 CheckedBatch::CheckedBatch(nb::handle positions_, nb::handle row_starts_, nb::handle page_table_, int64_t n_tokens,

@@ -74,6 +74,12 @@ void check_range(const IntVector& values, const char* name, int64_t end);
 // The weights of one FFN or of a stack of experts; holds nothing alive.
 GatedMatrices gated_matrices(const Matrix& gate, const Matrix& up, const Matrix& down, float limit, int64_t dim);
 
+// The same of a shared expert: three single matrices.
+GatedMatrices shared_expert(const Matrix& gate, const Matrix* up, const Matrix* down, float limit, int64_t dim);
+
+// That the shapes of a SwiGLU's matrices, or of a stack's, fit each other and the inputs.
+void check_gated(const MatrixShape& gate, const MatrixShape& up, const MatrixShape& down, int64_t dim);
+
 // positions, row_starts and page_table, checked: every page from the first to the last position that a row's tokens
 // see (window 0: all before them; window 1: themselves) is a page of the pool.
 struct CheckedBatch {

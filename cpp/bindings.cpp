@@ -12,6 +12,7 @@
 #include <memory>
 
 #include "arguments.hpp"
+#include "bindings_streaming.hpp"
 #include "dispatch.hpp"
 #include "probe.hpp"
 
@@ -40,6 +41,10 @@ const Format& checked_format(int type, int64_t count, int64_t rows, int64_t colu
 
 int64_t packed_bytes(int type, int64_t count, int64_t rows, int64_t columns) {
     return checked_format(type, count, rows, columns).packed_bytes(count, rows, columns);
+}
+
+MatrixShape make_shape(int type, int64_t count, int64_t rows, int64_t columns) {
+    return {checked_format(type, count, rows, columns), count, rows, columns};
 }
 
 std::unique_ptr<Matrix> make_matrix(int type, int64_t count, int64_t rows, int64_t columns) {
@@ -209,11 +214,7 @@ nb::object experts(Engine& engine, nb::handle x_, nb::handle ids_, nb::handle we
     if (size(ids, 1) < 1) throw nb::value_error("ids must name at least one expert a token");
     check_range(ids, "ids", gate.count());
     GatedMatrices shared{};
-    if (shared_gate != nullptr) {
-        if (shared_up == nullptr || shared_down == nullptr || shared_gate->count() != 1)
-            throw nb::value_error("the shared expert must be three single matrices");
-        shared = gated_matrices(*shared_gate, *shared_up, *shared_down, shared_limit, dim);
-    }
+    if (shared_gate != nullptr) shared = shared_expert(*shared_gate, shared_up, shared_down, shared_limit, dim);
     NewArray<float> out({n, dim});
     const nb::gil_scoped_release release;
     engine.gated(x.data(), n, ids.data(), weights.data(), size(ids, 1), &routed,
@@ -337,24 +338,26 @@ NB_MODULE(_cpu, m) {
         nb::arg("isa"), nb::arg("threads"));
     m.def("rows", rows, nb::arg("x").none(), nb::arg("indices").none());
 
-    nb::class_<Matrix>(m, "Weight")
+    nb::class_<MatrixShape>(m, "MatrixShape")
         .def_prop_ro("shape",
-                     [](const Matrix& w) -> nb::object {
+                     [](const MatrixShape& w) -> nb::object {
                          if (w.count() == 1) return nb::make_tuple(w.rows(), w.columns());
                          return nb::make_tuple(w.count(), w.rows(), w.columns());
                      })
-        .def_prop_ro("n_bytes", &Matrix::n_bytes)
+        .def_prop_ro("n_bytes", &MatrixShape::n_bytes)
+        .def_prop_ro("type", [](const MatrixShape& w) { return static_cast<int>(w.format().type); })
+        .def_prop_ro("type_name", [](const MatrixShape& w) { return w.format().name; });
+    nb::class_<Matrix, MatrixShape>(m, "Weight")
         .def_prop_ro("data", data_of)
-        .def_prop_ro("type", [](const Matrix& w) { return static_cast<int>(w.format().type); })
-        .def_prop_ro("type_name", [](const Matrix& w) { return w.format().name; })
+        .def("lock", &Matrix::lock, nb::call_guard<nb::gil_scoped_release>())
         .def("pack", pack, nb::arg("index"), nb::arg("first_row"), nb::arg("rows"));
     nb::class_<KVPool>(m, "KVPool")
         .def_prop_ro("n_bytes", &KVPool::n_bytes)
         .def_prop_ro("page_bytes", [](const KVPool& pool) { return pool.n_bytes() / pool.n_pages; })
         .def_prop_ro("pages", pages_of);
 
-    nb::class_<Engine>(m, "Engine")
-        .def_prop_ro("isa", [](const Engine& e) { return e.kernels().name; })
+    nb::class_<Engine> engine(m, "Engine");
+    engine.def_prop_ro("isa", [](const Engine& e) { return e.kernels().name; })
         .def_prop_ro("threads", &Engine::n_threads)
         .def("embed", embed, nb::arg("table"), nb::arg("token_ids"))
         .def("norm", norm, nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"), nb::arg("delta").none())
@@ -373,6 +376,8 @@ NB_MODULE(_cpu, m) {
         .def("attention", attention, nb::arg("q"), nb::arg("pool"), nb::arg("page_table"), nb::arg("positions"),
              nb::arg("row_starts"), nb::arg("window").none(), nb::arg("scale"), nb::arg("gate").none());
     m.def("engine", make_engine, nb::arg("isa"), nb::arg("threads"));
+    bind_streaming(m, engine);
+    m.def("matrix_shape", make_shape, nb::arg("type"), nb::arg("count"), nb::arg("rows"), nb::arg("columns"));
     m.def("weight", make_matrix, nb::arg("type"), nb::arg("count"), nb::arg("rows"), nb::arg("columns"));
     m.def("map_weight", map_matrix, nb::arg("type"), nb::arg("count"), nb::arg("rows"), nb::arg("columns"),
           nb::arg("file"), nb::arg("offset"));

@@ -59,9 +59,9 @@ Engine::Inputs Engine::prepare(const float* x, int64_t n, int64_t columns, bool 
     return inputs;
 }
 
-void Engine::multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n,
-                      float* out, const uint8_t* next) const {
-    kernels_.tile(matrix.format().type)(matrix.tile(index, tile), matrix.columns(), inputs, n, out, next);
+void Engine::multiply(const MatrixShape& shape, const uint8_t* tile, const void* const* inputs, int64_t n, float* out,
+                      const uint8_t* next) const {
+    kernels_.tile(shape.format().type)(tile, shape.columns(), inputs, n, out, next);
 }
 
 void Engine::multiply(const std::vector<Product>& products) {
@@ -73,7 +73,7 @@ void Engine::multiply(const std::vector<Product>& products) {
     for (const Product& product : products) {
         const int64_t first_tile = product.first_row / tile_rows;
         const int64_t end_tile = (product.first_row + product.n_rows + tile_rows - 1) / tile_rows;
-        const int64_t step = std::max<int64_t>(1, item_bytes / product.matrix->tile_bytes());
+        const int64_t step = std::max<int64_t>(1, item_bytes / product.shape->tile_bytes());
         for (int64_t token = 0; token < product.n_tokens; token += token_block)
             for (int64_t tile = first_tile; tile < end_tile; tile += step)
                 items.push_back({&product, token, tile, std::min(step, end_tile - tile)});
@@ -81,7 +81,7 @@ void Engine::multiply(const std::vector<Product>& products) {
     for (Scratch& own : scratch_) own.floats.get(token_block * tile_rows);
     const auto n_items = static_cast<int64_t>(items.size());
     const auto tile_of = [](const Item& item, int64_t tile) {
-        return item.product->matrix->tile(item.product->index, tile);
+        return item.product->tiles + tile * item.product->shape->tile_bytes();
     };
 
     pool_.run(n_items, [&](int64_t i, int thread) {
@@ -93,7 +93,7 @@ void Engine::multiply(const std::vector<Product>& products) {
         float* values = scratch(thread).floats.get(token_block * tile_rows);
         const int64_t end_tile = item.first_tile + item.n_tiles;
         for (int64_t tile = item.first_tile; tile < end_tile; ++tile) {
-            multiply(*product.matrix, product.index, tile, product.inputs + item.first_token, n_tokens, values,
+            multiply(*product.shape, tile_of(item, tile), product.inputs + item.first_token, n_tokens, values,
                      tile + 1 < end_tile ? tile_of(item, tile + 1) : next_start);
             const int64_t row = tile * tile_rows - product.first_row;
             const int64_t n_rows = std::min<int64_t>(tile_rows, product.n_rows - row);
@@ -120,8 +120,8 @@ void Engine::linear_unlocked(const float* x, int64_t n, const std::vector<const 
 
     std::vector<Product> products;
     for (size_t w = 0; w < weights.size(); ++w)
-        products.push_back({weights[w], 0, 0, weights[w]->rows(), inputs.of(*weights[w]), n, biases[w], outs[w],
-                            weights[w]->rows()});
+        products.push_back({weights[w], weights[w]->data(), 0, weights[w]->rows(), inputs.of(*weights[w]), n, biases[w],
+                            outs[w], weights[w]->rows()});
     multiply(products);
 }
 

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "expert_reader.hpp"
 #include "kernels.hpp"
 #include "matrix.hpp"
 #include "memory.hpp"
@@ -38,9 +39,14 @@ private:
     Region data_;
 };
 
+// The matrices of one SwiGLU, or of a stack of experts.
 struct GatedMatrices {
-    const Matrix *gate, *up, *down;
+    TileStack gate, up, down;
     float limit;
+    // Of a stack that is streamed: each expert's place, or -1 where it is no part of this pass, and who says whether its
+    // parts are there. Otherwise nullptr: all experts are in memory, each at the place of its number.
+    const int32_t* slots = nullptr;
+    ExpertReader* reader = nullptr;
 };
 
 // Which tokens go to which positions and pages; see stride.ops.api.Batch.
@@ -79,8 +85,10 @@ public:
     void norm(const float* x, const float* weight, float epsilon, int64_t n, int64_t dim, float* out, int64_t stride);
     void linear(const float* x, int64_t n, const std::vector<const Matrix*>& weights,
                 const std::vector<const float*>& biases, const std::vector<float*>& outs);
+    // A streamed stack may be computed in several passes, of ascending experts, which add up in `out`; the shared expert
+    // comes with the last. ReadError: an expert could not be read.
     void gated(const float* x, int64_t n, const int32_t* ids, const float* weights, int64_t top_k,
-               const GatedMatrices* routed, const GatedMatrices* shared, float* out);
+               const GatedMatrices* routed, const GatedMatrices* shared, float* out, bool is_first_pass = true);
     void route(const float* x, int64_t n, const Matrix& router, const float* bias, const RoutingView& routing,
                int32_t* ids, float* weights);
     // q, k: [n, heads * key_dim]; the result is written to `out`
@@ -95,14 +103,15 @@ private:
     // One token's input of a matrix: what its format works on.
     struct Inputs {
         std::vector<const void*> quantized, plain;
-        const void* const* of(const Matrix& matrix) const {
+        const void* const* of(const MatrixShape& matrix) const {
             return matrix.format().quantized ? quantized.data() : plain.data();
         }
     };
     // Some rows of a matrix for some inputs: out[t * stride + row - first_row]. first_row is a multiple of tile_rows.
     struct Product {
-        const Matrix* matrix;
-        int64_t index, first_row, n_rows;
+        const MatrixShape* shape;
+        const uint8_t* tiles;  // of the matrix
+        int64_t first_row, n_rows;
         const void* const* inputs;
         int64_t n_tokens;
         const float* bias;  // or nullptr
@@ -118,12 +127,14 @@ private:
     Inputs prepare(const float* x, int64_t n, int64_t columns, bool any_quantized);
     Scratch& scratch(int thread) { return scratch_[static_cast<size_t>(thread)]; }
     // One tile for n inputs: out[t * tile_rows + row]. next: as in TileKernel.
-    void multiply(const Matrix& matrix, int64_t index, int64_t tile, const void* const* inputs, int64_t n, float* out,
+    void multiply(const MatrixShape& shape, const uint8_t* tile, const void* const* inputs, int64_t n, float* out,
                   const uint8_t* next) const;
     void multiply(const std::vector<Product>& products);
     static int64_t tiles_per_item(const Group& group, int64_t n_bytes);
-    void compute_hidden(const std::vector<Group>& groups);
-    void multiply_down(const std::vector<Group>& groups, int64_t first_row, int64_t n_rows, float* out, int64_t stride);
+    void compute_hidden(const std::vector<const Group*>& groups);
+    void multiply_down(const std::vector<const Group*>& groups, int64_t first_row, int64_t n_rows, float* out,
+                       int64_t stride);
+    void compute_arriving(const std::vector<const Group*>& groups, int64_t n_rows, float* products);
     void linear_unlocked(const float* x, int64_t n, const std::vector<const Matrix*>& weights,
                          const std::vector<const float*>& biases, const std::vector<float*>& outs);
     void choose(float* scores, int64_t n_experts, const float* bias, const RoutingView& routing, int32_t* ids,

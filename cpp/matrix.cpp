@@ -47,15 +47,12 @@ void forget_cached(int file, int64_t n_bytes, int64_t offset) {
 }  // namespace
 
 Matrix::Matrix(const Format& format, int64_t count, int64_t rows, int64_t columns, int file, int64_t offset)
-    : format_(format),
-      count_(count),
-      rows_(rows),
-      columns_(columns),
-      tiles_((rows + tile_rows - 1) / tile_rows),
-      tile_bytes_(format.tile_bytes(columns)),
+    : MatrixShape(format, count, rows, columns),
       mapped_(file != none),
       data_(mapped_ ? Region(file, offset, static_cast<size_t>(n_bytes()))
                     : Region(static_cast<size_t>(n_bytes()), true)) {}
+
+bool Matrix::lock() const { return mlock(data_.data(), static_cast<size_t>(n_bytes())) == 0; }
 
 int Matrix::populate(ThreadPool& pool) const {
     const int64_t pieces = (n_bytes() + populated_bytes - 1) / populated_bytes;
@@ -76,37 +73,37 @@ int Matrix::populate(ThreadPool& pool) const {
 }
 
 void Matrix::pack(int64_t index, int64_t first, int64_t n, const uint8_t* rows) {
-    const int64_t row_bytes = format_.file_row_bytes(columns_);
+    const int64_t row_bytes = format().file_row_bytes(columns());
     for (int64_t row = 0; row < n; row += tile_rows) {
         const int n_rows = static_cast<int>(std::min<int64_t>(tile_rows, n - row));
-        uint8_t* tile = data_.data() + (index * tiles_ + (first + row) / tile_rows) * tile_bytes_;
-        pack_tile(format_, rows + row * row_bytes, n_rows, columns_, tile);
+        uint8_t* tile = data_.data() + (index * tiles() + (first + row) / tile_rows) * tile_bytes();
+        pack_tile(format(), rows + row * row_bytes, n_rows, columns(), tile);
     }
 }
 
 int64_t Matrix::read(ThreadPool& pool, int file, int64_t offset, bool keep_cached) {
-    const int64_t row_bytes = format_.file_row_bytes(columns_);
+    const int64_t row_bytes = format().file_row_bytes(columns());
     const int64_t step = std::max<int64_t>(1, staging_bytes / (row_bytes * tile_rows)) * tile_rows;  // rows per read
-    const int64_t steps = (rows_ + step - 1) / step;
+    const int64_t steps = (rows() + step - 1) / step;
     std::vector<Buffer<uint8_t>> staging(static_cast<size_t>(pool.n_threads()));
     for (Buffer<uint8_t>& buffer : staging) buffer.get(step * row_bytes);
     std::atomic<int64_t> result{-1};
-    pool.run(count_ * steps, [&](int64_t item, int thread) {
+    pool.run(count() * steps, [&](int64_t item, int thread) {
         if (result.load() != -1) return;
         const int64_t index = item / steps, first = item % steps * step;
-        const int64_t n = std::min(step, rows_ - first);
-        uint8_t* rows = staging[static_cast<size_t>(thread)].get(step * row_bytes);
-        const int64_t start = offset + (index * rows_ + first) * row_bytes;
-        const int64_t done = read_fully(file, rows, n * row_bytes, start);
+        const int64_t n = std::min(step, rows() - first);
+        uint8_t* bytes = staging[static_cast<size_t>(thread)].get(step * row_bytes);
+        const int64_t start = offset + (index * rows() + first) * row_bytes;
+        const int64_t done = read_fully(file, bytes, n * row_bytes, start);
         if (!keep_cached) forget_cached(file, n * row_bytes, start);
-        if (done == n * row_bytes) pack(index, first, n, rows);
+        if (done == n * row_bytes) pack(index, first, n, bytes);
         else result.store(done < 0 ? done - 1 : start + done);
     });
     return result.load();
 }
 
 void Matrix::row(int64_t index, int64_t row, float* out) const {
-    unpack_row(format_, tile(index, row / tile_rows), static_cast<int>(row % tile_rows), columns_, out);
+    unpack_row(format(), tile(index, row / tile_rows), static_cast<int>(row % tile_rows), columns(), out);
 }
 
 }  // namespace stride

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stride.engine.kv import PagedCache, pages_per_sequence
-from stride.errors import InsufficientMemoryError
+from stride.errors import InsufficientMemoryError, RequestError
 from stride.memory import (
     SPARE_BYTES,
+    STREAM_CHUNKS,
+    Experts,
     Memory,
     Plan,
     Room,
@@ -21,8 +24,10 @@ from stride.memory import (
     cgroup_limits,
     machine_memory,
     page_bytes,
+    parse_size,
     plan,
     split_cache,
+    within,
     working_bytes,
 )
 from stride.models.config import DRAFT_LAG, DenseConfig, LayerConfig, ModelConfig, MoeConfig, RopeConfig
@@ -43,6 +48,23 @@ TOKEN = 2 * (16 + 16) * 2
 
 def memory_for(plan: Plan, more: int = 0) -> Memory:
     return Memory(plan.needed + more, 1 << 40)
+
+
+# --- sizes ---
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("16G", 16 << 30), ("1.5 GiB", 3 << 29), ("900mb", 900 << 20), ("4096", 4096), ("2k", 2048), ("1T", 1 << 40)],
+)
+def test_sizes(text, n_bytes):
+    assert parse_size(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "16 gigs", "1e9", "4G4", "١G"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(RequestError, match="is no size"):
+        parse_size(text)
 
 
 # --- needs ---
@@ -229,6 +251,65 @@ def test_working_memory_grows_with_whatever_takes_it():
     assert working_bytes(mixed, 1, CHUNK) == least + 4 * CHUNK * 2 * (5 * 8 - 8)
     assert working_bytes(words, 1, CHUNK) > least + 600 * CONFIG.n_vocab
     assert working_bytes(CONFIG, 1, 2 * CHUNK) > least
+
+
+# --- experts on disk ---
+
+EXPERTS = Experts(n_bytes=8 << 30, count=1024, slot_bytes=8 << 20, least=8)
+WITH_EXPERTS = WEIGHTS + EXPERTS.n_bytes
+
+
+def streamed(available, wishes=Wishes()):  # noqa: B008
+    return plan(CONFIG, WITH_EXPERTS, wishes, CHUNK, Memory(available, 64 << 30), EXPERTS)
+
+
+def test_experts_that_fit_are_not_streamed():
+    resident = plan(CONFIG, WITH_EXPERTS, Wishes(), CHUNK, PLENTY)
+    assert plan(CONFIG, WITH_EXPERTS, Wishes(), CHUNK, PLENTY, EXPERTS) == resident
+    assert resident.streamed == 0
+    assert streamed(resident.needed).streamed == 0
+
+
+def test_what_all_else_leaves_is_for_experts():
+    made = streamed(4 << 30)
+    assert made.weights == WEIGHTS
+    assert made.streamed % EXPERTS.slot_bytes == 0
+    assert made.streamed > 2 << 30
+    assert made.needed + made.prefixes <= 4 << 30 < made.needed + made.prefixes + EXPERTS.slot_bytes
+    assert made.chunk in STREAM_CHUNKS[0]
+    assert "the others stay on disk" in str(made)
+    without = streamed(4 << 30, Wishes(prefixes=0))
+    assert without.prefixes == 0
+    assert without.streamed > made.streamed
+
+
+@given(available=st.integers(0, 16 << 30), wished=st.sampled_from([None, 0, 700]), count=st.sampled_from([None, 2]))
+def test_a_streamed_plan_fits_or_says_what_would(available, wished, count):
+    wishes = Wishes(wished, count)
+    try:
+        made = streamed(available, wishes)
+    except InsufficientMemoryError as error:
+        found = re.search(r"streamed from disk: ([\d.]+ [MG]iB) would do", str(error))
+        assert found is not None
+        would_do = parse_size(found[1])
+        assert would_do > available
+        assert streamed(would_do, wishes).streamed >= EXPERTS.least * EXPERTS.slot_bytes
+        return
+    assert made.needed <= available
+    assert made.streamed == 0 or made.streamed >= EXPERTS.least * EXPERTS.slot_bytes
+    assert made.streamed <= EXPERTS.count * EXPERTS.slot_bytes
+
+
+def test_streaming_leaves_a_margin():
+    spared = dataclasses.replace(EXPERTS, margin=1 << 30)
+    made = plan(CONFIG, WITH_EXPERTS, Wishes(), CHUNK, Memory(5 << 30, 64 << 30), spared)
+    assert made.streamed == streamed(4 << 30).streamed
+
+
+def test_a_budget_is_as_if_there_were_no_more():
+    assert within(Memory(10, 20), None) == Memory(10, 20)
+    assert within(Memory(10, 20), 15) == Memory(10, 15)
+    assert within(Memory(10, 20), 5) == Memory(5, 5)
 
 
 # --- drafting ---

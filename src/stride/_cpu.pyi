@@ -22,8 +22,8 @@ map_alignment: int
 compiler: str
 """What built this, with its version."""
 
-class Weight:
-    """A matrix or a stack of matrices in the packed layout of ``cpp/format.hpp``."""
+class MatrixShape:
+    """A matrix or a stack of matrices in the packed layout of ``cpp/format.hpp``, but for its values."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,13 +31,19 @@ class Weight:
     @property
     def n_bytes(self) -> int: ...
     @property
-    def data(self) -> npt.NDArray[np.uint8]:
-        """The packed bytes where they lie, read-only: uint8 [n_bytes]."""
-    @property
     def type(self) -> int:
         """GGML's number of the type."""
     @property
     def type_name(self) -> str: ...
+
+class Weight(MatrixShape):
+    """One that is in memory."""
+
+    @property
+    def data(self) -> npt.NDArray[np.uint8]:
+        """The packed bytes where they lie, read-only: uint8 [n_bytes]."""
+    def lock(self) -> bool:
+        """Keep it in memory, whatever else memory is wanted for; False: the system does not allow that."""
     def pack(self, index: int, first_row: int, rows: npt.NDArray[np.uint8]) -> None:
         """Fill rows of matrix ``index`` from uint8 [n, bytes of a row]; ``first_row`` is a multiple of 32."""
 
@@ -49,6 +55,39 @@ class KVPool:
     @property
     def pages(self) -> npt.NDArray[np.uint8]:
         """The pages where they lie, writable: uint8 [n_pages, page_bytes]."""
+
+class ReadError(Exception):
+    """An expert could not be read. ``args``: slot, part (0 gate, 1 up, 2 down), offset in the file, and errno, or 0
+    where the file ended."""
+
+class ExpertSource:
+    """Where one matrix of each expert of a layer lies: expert e's at ``offset + e * stride`` of an open file.
+
+    ``packed``: in the packed layout, else as in a GGUF file.
+    """
+
+    def __init__(self, shape: MatrixShape, file: int, offset: int, stride: int, packed: bool) -> None: ...
+
+class ExpertReader:
+    """Threads that read experts into slots of memory."""
+
+    @property
+    def n_slots(self) -> int: ...
+    @property
+    def slots(self) -> npt.NDArray[np.uint8]:
+        """The slots where they lie, writable: uint8 [n_slots, bytes of a slot]."""
+    @property
+    def counts(self) -> tuple[int, float, float, float]:
+        """Bytes read, seconds in which computing waited, seconds of reading and of packing (all threads together)."""
+    def request(self, layer: int, experts: list[int], slots: list[int], wanted: bool) -> None:
+        """Read experts of a layer, each into its slot; whatever the slots were to hold before is forgotten."""
+    def promote(self, slot: int) -> None:
+        """What a slot is to hold was only expected and is wanted now."""
+    def cancel(self, slot: int) -> None:
+        """What a slot is to hold is not wanted any more."""
+    def release(self, slot: int) -> None:
+        """Empty a slot and give its memory back until it is requested again."""
+    def is_ready(self, slot: int) -> bool: ...
 
 class Engine:
     """Threads and kernels of one instruction set. Operations release the GIL and run one at a time."""
@@ -80,6 +119,26 @@ class Engine:
         shared_down: Weight | None,
         shared_limit: float,
     ) -> FloatArray: ...
+    def streamed_experts(
+        self,
+        x: FloatArray,
+        ids: IntArray,
+        weights: FloatArray,
+        reader: ExpertReader,
+        layer: int,
+        slots: IntArray,
+        limit: float,
+        shared_gate: Weight | None,
+        shared_up: Weight | None,
+        shared_down: Weight | None,
+        shared_limit: float,
+        into: FloatArray | None,
+    ) -> FloatArray:
+        """As `experts`, of those experts that have a slot in ``slots`` [experts] (the others: -1), as they arrive.
+
+        The result is added to ``into``, where it is given: passes of ascending experts, and the shared one with the
+        last, give the bits of one `experts`. ReadError: one cannot be read.
+        """
     def route(
         self,
         x: FloatArray,
@@ -127,6 +186,16 @@ def is_native(type: int) -> bool:
 
 def packed_bytes(type: int, count: int, rows: int, columns: int) -> int:
     """What such a weight takes."""
+
+def matrix_shape(type: int, count: int, rows: int, columns: int) -> MatrixShape: ...
+def expert_reader(
+    layers: list[list[ExpertSource]], files: list[int], n_slots: int, threads: int, block_bytes: int
+) -> ExpertReader:
+    """A reader of layers of gate, up and down; it closes the files when it ends. ``block_bytes``: about what one thread
+    reads at a time."""
+
+def slot_bytes(layers: list[list[ExpertSource]]) -> int:
+    """Memory of a slot: of the largest expert."""
 
 def weight(type: int, count: int, rows: int, columns: int) -> Weight: ...
 def kv_pool(n_pages: int, n_kv_heads: int, key_dim: int, value_dim: int, kind: KVType) -> KVPool: ...

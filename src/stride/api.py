@@ -26,7 +26,7 @@ from stride.logits import prompt_logits
 from stride.memory import Plan
 from stride.models import Decoder, Session
 from stride.models.load import Progress
-from stride.ops.api import Backend, FloatArray, KVType
+from stride.ops.api import Backend, FloatArray, KVType, StreamCounts
 from stride.stream import Stream
 from stride.types import Completion, LogitsMask, Message, Pooling, Prompt, SamplingParams, Tool, sampling_params
 
@@ -43,6 +43,8 @@ class LLM:
         n_parallel: sequences that generate side by side; more wait in a queue. None is 4, or what fits.
         threads: of the backend; None is one for each core.
         kv_type: how keys and values are kept: f32, f16, q8_0, or auto: f16 where it fits, else q8_0.
+        memory: bytes, or text such as "16G", that all of this may take together; what does not fit of a model's routed
+            experts stays on disk then, and is read as it is wanted. None is all that is free.
         chat_template: Jinja source to use instead of the file's.
         max_queue: requests that may wait.
         queue_seconds: how long a request may wait.
@@ -75,6 +77,7 @@ class LLM:
         n_parallel: int | None = 1,
         threads: int | None = None,
         kv_type: KVType | Literal["auto"] = "auto",
+        memory: int | str | None = None,
         chat_template: str | None = None,
         max_queue: int = 64,
         queue_seconds: float = inf,
@@ -95,6 +98,7 @@ class LLM:
                 n_parallel=n_parallel,
                 threads=threads,
                 kv_type=kv_type,
+                memory=memory,
                 chat_template=chat_template,
                 max_queue=max_queue,
                 queue_seconds=queue_seconds,
@@ -356,7 +360,7 @@ class LLM:
         ``backend`` may stand in for the model's own, such as a `Profiler` of it.
         """
         decoder = self._decoder if backend is None else self._decoder.on(backend)
-        return Session(decoder, n_ctx, self.kv_type)
+        return Session(decoder, n_ctx, self.kv_type, self.plan.chunk)
 
     # --- facts ---
 
@@ -376,10 +380,19 @@ class LLM:
         """What people should know about how this model was loaded, such as types that were converted."""
         return facts.notes(self._loaded)
 
+    def expectation(self) -> str | None:
+        """How fast this model will be, where its routed experts stay on disk, and why; None otherwise."""
+        return facts.expectation(self._loaded)
+
     @property
     def info(self) -> dict[str, Any]:
         """Facts for reports and `/props`."""
         return facts.info(self._loaded)
+
+    @property
+    def streaming(self) -> StreamCounts | None:
+        """Of routed experts that stay on disk, since the start; None where all are in memory."""
+        return self.backend.streaming
 
     def close(self) -> None:
         """Stop generating and give the memory back; requests under way fail. Nothing, of a `scoped` model."""

@@ -88,6 +88,11 @@ def make(needs: Needs, wishes: Wishes, available: Memory, machine: Machine, know
         plan = memory.plan(needs.config, needs.weights, wishes, EngineConfig().chunk, available, _experts(needs))
     except InsufficientMemoryError as error:
         return Estimate("too large", None, str(error))
+    return of_plan(needs, plan, machine, known)
+
+
+def of_plan(needs: Needs, plan: Plan, machine: Machine, known: Saved | None = None) -> Estimate:
+    """How fast a model will be that runs as planned."""
     hit_rate, is_known = _hit_rate(needs, plan, known)
     missed = needs.work.routed_bytes * (1 - hit_rate)
     start = _generation_seconds(needs, plan, machine, 0)

@@ -20,12 +20,15 @@ from stride.drafting import DRAFTS, Choice, choose
 from stride.embeddings import check_pooling
 from stride.engine import Engine, EngineConfig
 from stride.errors import InsufficientMemoryError, ModelFileError, RequestError, UnsupportedError
+from stride.experts import saved
+from stride.experts.policy import DEFAULT
 from stride.gguf import GGUFFile, Metadata, fingerprint, open_gguf
-from stride.memory import Plan, Wishes
-from stride.models import Decoder, load_model, read_config
-from stride.models.config import ModelConfig
-from stride.models.load import Progress, tensors_of
+from stride.memory import Experts, Plan, Wishes
+from stride.models import Decoder, check_model, load_model
+from stride.models.config import ModelConfig, MoeConfig
+from stride.models.load import Progress, routed_experts, tensors_of
 from stride.ops.api import Backend, KVType
+from stride.ops.expert_cache import least_slots
 from stride.types import Pooling
 
 
@@ -43,6 +46,7 @@ class LoadOptions:
     n_parallel: int | None = 1
     threads: int | None = None
     kv_type: KVType | Literal["auto"] = "auto"
+    memory: int | str | None = None
     chat_template: str | None = None
     max_queue: int = 64
     queue_seconds: float = math.inf
@@ -72,6 +76,10 @@ class LoadOptions:
             self._require(
                 name, isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0, "above 0"
             )
+        if isinstance(self.memory, str):
+            memory.parse_size(self.memory)  # or says what is wrong
+        else:
+            self._require_integer("memory", 1)
         kinds = (*get_args(KVType), "auto")
         self._require("kv_type", self.kv_type in kinds, f"one of {', '.join(kinds)}")
         template = self.chat_template
@@ -129,12 +137,13 @@ def load(options: LoadOptions) -> Loaded:
     path = model_path(options.model)
     with ExitStack() as opened:
         file = opened.enter_context(open_gguf(path))
-        config = read_config(file)
+        config = check_model(file)
         tokenizer = _tokenizer(file)
         template = _template(file.metadata, tokenizer, options.chat_template)
         opened.callback(template.close)
         tool_format = detect_format(template.source, config.architecture)
         backend = ops.load(options.backend, options.threads, file.paths)
+        opened.callback(backend.close)
         drafting = choose(options.draft, options.draft_max, file, config, opened)
         if drafting.kind != "heads":
             config = dataclasses.replace(config, draft_layers=())
@@ -142,6 +151,7 @@ def load(options: LoadOptions) -> Loaded:
         engine_config = EngineConfig(
             n_ctx=plan.n_ctx,
             n_parallel=plan.n_parallel,
+            chunk=plan.chunk,
             kv_type=plan.kv_type,
             max_queue=options.max_queue,
             queue_seconds=options.queue_seconds,
@@ -156,6 +166,8 @@ def load(options: LoadOptions) -> Loaded:
         room = memory.Room(config, plan.kv_type)
         opened.callback(room.close)
         try:
+            if plan.streamed:
+                _stream_experts(file, config, backend, plan)
             decoder = load_model(file, backend, options.progress, heads=drafting.kind == "heads")
             engine = Engine(decoder, engine_config, room, drafting.drafter(backend, engine_config))
         except MemoryError as error:
@@ -210,13 +222,47 @@ def _plan(options: LoadOptions, file: GGUFFile, config: ModelConfig, backend: Ba
         smaller, draft_config = drafting.model
         draft_model = draft_config, backend.held_bytes(*tensors_of(draft_config, smaller))
     wishes = Wishes(options.n_ctx, options.n_parallel, options.kv_type, prefixes, drafting.n_most, draft_model)
+    budget = memory.parse_size(options.memory) if isinstance(options.memory, str) else options.memory
+    available = memory.within(memory.machine_memory(), budget)
+    experts = _experts(options, file, config, backend)
     try:
-        plan = memory.plan(config, weights, wishes, EngineConfig().chunk, memory.machine_memory())
+        plan = memory.plan(config, weights, wishes, EngineConfig().chunk, available, experts)
         return dataclasses.replace(plan, drafting=drafting.told)
     except InsufficientMemoryError as error:
         raise InsufficientMemoryError(
             f"{file.paths[0]} does not fit: {error}", could_ever_fit=error.could_ever_fit
         ) from None
+
+
+def _experts(options: LoadOptions, file: GGUFFile, config: ModelConfig, backend: Backend) -> Experts | None:
+    """What streaming the routed experts would take; None where there are none, or they must be in memory."""
+    layers = routed_experts(file, config)
+    if not layers:
+        return None
+    try:
+        slot_bytes = backend.expert_bytes(layers)
+    except UnsupportedError:
+        return None
+    stacks = [tensor for layer in layers for tensor in layer]
+    count = sum(layer[0].shape[0] for layer in layers)
+    margin = memory.STREAM_MARGIN if options.memory is None else 0
+    return Experts(backend.held_bytes(*stacks), count, slot_bytes, least_slots(_most_chosen(config)), margin)
+
+
+def _stream_experts(file: GGUFFile, config: ModelConfig, backend: Backend, plan: Plan) -> None:
+    layers = routed_experts(file, config)
+    choice = DEFAULT
+    if config.experts is not None:
+        choice = saved.policy_for(config.experts, plan.streamed // backend.expert_bytes(layers))
+    backend.stream_experts(
+        layers, plan.streamed, _most_chosen(config), choice, lambda: memory.machine_memory().available
+    )
+
+
+def _most_chosen(config: ModelConfig) -> int:
+    """Experts that a token uses in one layer, at most."""
+    layers = (*config.layers, *config.draft_layers)
+    return max((layer.ffn.top_k for layer in layers if isinstance(layer.ffn, MoeConfig)), default=0)
 
 
 def _cache_identity(file: GGUFFile, config: ModelConfig, backend: Backend, kv_type: KVType) -> str:

@@ -7,6 +7,7 @@ plan leaves room for all of them. When memory falls short nonetheless, because o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 import threading
@@ -49,10 +50,9 @@ LEAST_CONTEXT = 512
 """Tokens of context below which a plan is refused, unless they were asked for."""
 CONTEXT_STEP = 256
 """Contexts that a plan chooses are multiples of this."""
-STREAM_CHUNKS = (4096, 2048, 1024, 512)
-"""Tokens computed per step where experts are streamed, the best first: each step of a prompt reads all its experts."""
-STREAM_SHARE = 0.5
-"""Of what weights that are always in memory leave, experts get this much at least where keys and values can give."""
+STREAM_CHUNKS = ({4096: 0.75, 2048: 0.5}, {1024: 0.0, 512: 0.0})
+"""Tokens computed per step where experts are streamed, as each step of a prompt reads all its experts; and the share of
+what weights that are always in memory leave that experts must get then. The second ones where no first one fits."""
 STREAM_MARGIN = 1 << 30
 """Memory that streaming leaves to the rest of the machine where nobody says how much it may take."""
 STREAM_PREFIXES = 16
@@ -208,12 +208,13 @@ def _width(ffn: DenseConfig | MoeConfig) -> int:
 @dataclass(frozen=True, slots=True)
 class Experts:
     """A model's routed experts: what all ``count`` of them take in memory, what one takes as a slot where they are
-    streamed, and how many slots one token needs at least."""
+    streamed, how many slots one token needs at least, and what streaming leaves to the rest of the machine."""
 
     n_bytes: int
     count: int
     slot_bytes: int
     least: int
+    margin: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,14 +303,7 @@ def plan(
     n_ctx = trained if wishes.n_ctx == 0 else min(wishes.n_ctx or DEFAULT_CONTEXT, trained)
 
     def planned(n_ctx: int, n_parallel: int, kind: KVType) -> Plan:
-        cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
-        working = working_bytes(config, n_parallel, chunk, wishes.n_drafts)
-        draft = 0
-        if wishes.draft_model is not None:
-            smaller, n_bytes = wishes.draft_model
-            draft = round(n_bytes * WEIGHT_OVERHEAD) + step_bytes(smaller, chunk)
-            draft += n_parallel * cache_bytes(smaller, n_ctx, kind, chunk + wishes.n_drafts)
-        return Plan(n_ctx, n_parallel, kind, weights, cache, working, memory.available, chunk=chunk, draft=draft)
+        return _with_weights(config, weights, wishes, memory, n_ctx, n_parallel, kind, chunk)
 
     def shortened(n_parallel: int, kind: KVType) -> Plan | None:
         """With the longest context that fits."""
@@ -329,7 +323,8 @@ def plan(
     smallest = planned(n_ctx, min(counts), kinds[-1])
     less = None if wishes.n_ctx else shortened(smallest.n_parallel, smallest.kv_type)
     if experts is not None and (less is None or 2 * less.n_ctx < n_ctx):
-        return _plan_streamed(config, weights, experts, wishes, n_ctx, memory)
+        spared = Memory(memory.available - experts.margin, memory.total)
+        return _plan_streamed(config, weights, experts, wishes, n_ctx, spared)
     if less is not None:
         return _with_prefixes(less, wishes.prefixes)
     raise InsufficientMemoryError(
@@ -338,6 +333,27 @@ def plan(
         + _remedy(smallest, shortened),
         could_ever_fit=smallest.needed <= memory.total,
     )
+
+
+def _with_weights(
+    config: ModelConfig,
+    weights: int,
+    wishes: Wishes,
+    memory: Memory,
+    n_ctx: int,
+    n_parallel: int,
+    kind: KVType,
+    chunk: int,
+) -> Plan:
+    """The plan that such choices make, whether it fits or not."""
+    cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
+    working = working_bytes(config, n_parallel, chunk, wishes.n_drafts)
+    draft = 0
+    if wishes.draft_model is not None:
+        smaller, n_bytes = wishes.draft_model
+        draft = round(n_bytes * WEIGHT_OVERHEAD) + step_bytes(smaller, chunk)
+        draft += n_parallel * cache_bytes(smaller, n_ctx, kind, chunk + wishes.n_drafts)
+    return Plan(n_ctx, n_parallel, kind, weights, cache, working, memory.available, chunk=chunk, draft=draft)
 
 
 def _plan_streamed(
@@ -353,11 +369,9 @@ def _plan_streamed(
     least, resident = experts.least * experts.slot_bytes, weights - experts.n_bytes
 
     def planned(n_ctx: int, n_parallel: int, kind: KVType, chunk: int) -> Plan:
-        cache = n_parallel * cache_bytes(config, n_ctx, kind, chunk)
-        working = working_bytes(config, n_parallel, chunk)
-        bare = Plan(n_ctx, n_parallel, kind, resident, cache, working, memory.available, chunk=chunk)
+        bare = _with_weights(config, resident, wishes, memory, n_ctx, n_parallel, kind, chunk)
         left = memory.available - bare.needed
-        prefixes = min(DEFAULT_PREFIXES, max(0, left) // STREAM_PREFIXES)
+        prefixes = min(DEFAULT_PREFIXES, max(0, left - least) // STREAM_PREFIXES)
         if wishes.prefixes is not None and wishes.prefixes >= 0:
             prefixes = min(wishes.prefixes, max(0, left - least))
         slots = min((left - prefixes) // experts.slot_bytes, experts.count)
@@ -366,21 +380,20 @@ def _plan_streamed(
     contexts = [n_ctx]
     while not wishes.n_ctx and contexts[-1] // 2 >= LEAST_CONTEXT:
         contexts.append(contexts[-1] // 2)
-    choices = [
-        planned(context, n_parallel, kind, chunk)
-        for context in contexts
-        for kind in kinds
-        for n_parallel in counts
-        for chunk in STREAM_CHUNKS
-    ]
-    wanted = min(experts.n_bytes, round(STREAM_SHARE * (memory.available - resident * WEIGHT_OVERHEAD)))
-    chosen = next((one for one in choices if one.streamed >= max(least, wanted)), None)
-    chosen = chosen or max(choices, key=lambda one: one.streamed)
+    left = memory.available - resident * WEIGHT_OVERHEAD
+    choices: list[Plan] = []
+    for chunks in STREAM_CHUNKS:
+        for context, kind, n_parallel in itertools.product(contexts, kinds, counts):
+            for chunk, share in chunks.items():
+                choices.append(planned(context, n_parallel, kind, chunk))
+                if choices[-1].streamed >= max(least, min(experts.n_bytes, share * left)):
+                    return choices[-1]
+    chosen = max(choices, key=lambda one: one.streamed)
     if chosen.streamed < least:
         smallest = min(choices, key=lambda one: one.needed - one.streamed)
         needed = smallest.needed - smallest.streamed + least
         raise InsufficientMemoryError(
-            f"{size(memory.available)} are too little even with routed experts streamed from disk: {size(needed)} "
+            f"{size(memory.available)} are too little even with routed experts streamed from disk: {_at_least(needed)} "
             f"would do (weights {size(smallest.weights + smallest.packing)}, one token's experts {size(least)}, "
             f"keys and values {size(smallest.cache)} for {smallest.n_parallel} × {smallest.n_ctx} tokens as "
             f"{smallest.kv_type}, working memory {size(smallest.working)})",
@@ -415,6 +428,12 @@ def _remedy(refused: Plan, shortened: Callable[[int, KVType], Plan | None]) -> s
 def size(n_bytes: int) -> str:
     """A number of bytes for people."""
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def _at_least(n_bytes: int) -> str:
+    """As `size`, but rounded up: so much is enough."""
+    step = 2**30 // 10 + 1 if n_bytes >= 2**30 else 2**20
+    return size(-(-n_bytes // step) * step)
 
 
 # --- while it runs ----------------------------------------------------------------------------

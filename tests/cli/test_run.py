@@ -2,6 +2,8 @@
 
 import pytest
 
+from stride import LLM
+
 
 def test_greedy_output_repeats_and_timings_go_to_stderr(stride):
     first, second = (stride("run", "-p", "Hello", "-n", 8, "--temp", 0) for _ in range(2))
@@ -56,3 +58,16 @@ def test_a_prompt_beyond_the_context_is_refused_with_counts(stride):
     assert result.returncode == 1
     assert "32" in result.stderr
     assert "tokens" in result.stderr
+
+
+def test_experts_that_stay_on_disk_are_told_of(stride):
+    pytest.importorskip("stride._cpu", reason="the C++ extension is not built")
+    with LLM(n_ctx=512, cache_ram=0, kv_type="f16") as llm:
+        budget = llm.plan.needed - (2 << 20)
+    options = ("run", "-p", "Hello", "-n", 8, "--temp", 0, "-c", 512)
+    whole, streamed = stride(*options), stride(*options, "--memory", budget)
+    assert streamed.returncode == 0, streamed.stderr
+    assert streamed.stdout == whole.stdout
+    assert "tok/s: " in streamed.stderr
+    assert "% found in memory" in streamed.stderr
+    assert "found in memory" not in whole.stderr

@@ -207,6 +207,18 @@ def test_experts_of_many_items_and_slices_are_bit_equal(isa: str, make_tensor: A
         np.testing.assert_array_equal(run(2, slice(i, i + 1)), together[i : i + 1])
 
 
+def test_experts_do_not_depend_on_the_order_of_choices(isa: str, make_tensor: Any, rng: np.random.Generator) -> None:
+    backend = CpuBackend(2, isa)
+    routed = GatedFFN(*(backend.weight(make_tensor(QuantType.F32, 9, 64, 64)) for _ in range(3)), 0.0)
+    ids = np.argsort(rng.random((40, 9)), axis=1)[:, :6].astype(np.int32)
+    x, scales = floats(rng, 40, 64), floats(rng, 40, 6)
+    order = np.argsort(ids, axis=1)
+    ascending = np.take_along_axis(ids, order, 1), np.take_along_axis(scales, order, 1)
+    np.testing.assert_array_equal(
+        backend.experts(x, ids, scales, routed, None), backend.experts(x, *ascending, routed, None)
+    )
+
+
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
 def test_attention_is_bit_equal(

@@ -79,6 +79,7 @@ class ScriptedModel:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     streams: list[Script] = field(default_factory=list)
     scopes: list[str] = field(default_factory=list)
+    streaming: None = None
     engine: object = field(default_factory=object)
     template: Any = field(default_factory=lambda: SimpleNamespace(source="{{ messages }}"))
     tokenizer: Any = field(default_factory=lambda: SimpleNamespace(bos_token="", eos_token="</s>"))

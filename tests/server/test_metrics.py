@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from stride import LLM
 from stride.server import Models, Settings, create_app
+from stride.server.metrics import exposition
 
 
 def scrape(client):
@@ -81,6 +84,24 @@ def test_there_are_metrics_before_there_is_a_model(scripted):
     families = scrape(loading)
     assert value(families, "stride:uptime_seconds") >= 0
     assert families["stride:tokens_predicted"].samples == []
+
+
+def test_experts_on_disk_are_counted(demo_llm):
+    """The demo model's once more, within a budget that does not hold all its experts."""
+    pytest.importorskip("stride._cpu", reason="the C++ extension is not built")
+    options = {"n_ctx": 512, "cache_ram": 0, "kv_type": "f16", "backend": "cpu"}
+    with LLM(**options) as llm:
+        budget = llm.plan.needed - (2 << 20)
+    with LLM(**options, memory=budget) as llm:
+        llm.generate("Once upon", max_tokens=8, ignore_eos=True)
+        text = exposition({"small": llm, "whole": demo_llm}, {}, 0.0).decode()
+        counts = llm.streaming
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert value(families, "stride:expert_misses_total", model="small") == counts.misses > 0
+    assert value(families, "stride:expert_hits_total", model="small") == counts.hits > 0
+    assert value(families, "stride:expert_read_bytes_total", model="small") == counts.read_bytes > 0
+    assert value(families, "stride:experts", model="small") == counts.n_experts
+    assert 'stride:expert_slots{model="whole"}' not in text
 
 
 def test_drafts_are_counted_by_position(demo, demo_llm):

@@ -46,6 +46,7 @@ class ServedModel:
 
     model: str | None = None
     n_ctx: int | None = None
+    memory: str | None = None
 
     @property
     def label(self) -> str:
@@ -70,6 +71,8 @@ class ServedModel:
             arguments += ["-m", self.model]
         if self.n_ctx is not None:
             arguments += ["-c", str(self.n_ctx)]
+        if self.memory is not None:
+            arguments += ["--memory", self.memory]
         return [sys.executable, "-m", "stride", "serve", *arguments]
 
     @contextmanager

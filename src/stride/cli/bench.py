@@ -91,6 +91,9 @@ def command(
     ctx_size: Annotated[
         int | None, typer.Option("-c", "--ctx-size", metavar="N", help="Tokens of context of models served.", min=1)
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="All that models served may take, such as 16G.")
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option("--time-limit", metavar="S", help="No repeat begins that would end later.", min=0)
     ] = None,
@@ -128,7 +131,7 @@ def command(
     if resume is not None:
         store = Store.open(resume)
     else:
-        targets: list[TargetSpec] = [ServedModel(name, ctx_size) for name in model or ()]
+        targets: list[TargetSpec] = [ServedModel(name, ctx_size, memory) for name in model or ()]
         targets += [Url(address, name) for address in url or () for name in model_name or (None,)]
         targets += [Launched(line) for line in launch or ()]
         level = wanted[0] if wanted else "standard" if targets else "quick"
@@ -140,7 +143,7 @@ def command(
         if time_limit is not None:
             plan = replace(plan, seconds=time_limit)
         typed = ["stride", *_without_secrets(sys.argv[1:])]
-        store = Store.create(out, Manifest(typed, _machine(), targets or [ServedModel(None, ctx_size)], plan))
+        store = Store.create(out, Manifest(typed, _machine(), targets or [ServedModel(None, ctx_size, memory)], plan))
     _measure(store, api_key, require, unsafe)
 
 

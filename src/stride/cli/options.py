@@ -13,6 +13,7 @@ from stride.errors import StrideError
 
 if TYPE_CHECKING:
     from stride.api import LLM
+    from stride.ops.api import StreamCounts
 
 MODEL_HELP = "GGUF file, any part of a split one, its folder, or a pulled repository. Default: the demo model."
 Model = Annotated[str | None, typer.Option("-m", "--model", metavar="MODEL", help=MODEL_HELP)]
@@ -113,6 +114,8 @@ def load(model: str | None, stopping: threading.Event | None = None, **arguments
         llm = LLM(model, progress=progress, **arguments)
     for note in llm.notes:
         print(f"stride: {note}", file=sys.stderr)
+    if (expectation := llm.expectation()) is not None:
+        print(f"stride: {expectation}", file=sys.stderr)
     return llm
 
 
@@ -160,6 +163,19 @@ def json_object(text: str, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError(f"{name} must be a JSON object", field=name)
     return value
+
+
+def print_streaming(counts: StreamCounts, n_tokens: int | None = None) -> None:
+    """One line on stderr: how experts on disk were used, and waited for; by token, where it is said for how many."""
+    each = "" if n_tokens is None else f" for each of {n_tokens} tokens"
+    came_true = f", {counts.came_true / counts.expected:.0%} of those read ahead were used" if counts.expected else ""
+    print(
+        f"experts on disk: {counts.hit_rate:.0%} found in memory, "
+        f"{counts.read_bytes / (n_tokens or 1) / 1e6:.0f} MB read{each}, "
+        f"{counts.waited_seconds:.2f} s waited for the disk{came_true}; "
+        f"{counts.n_slots * counts.slot_bytes / 2**30:.1f} GiB hold {counts.n_slots} of {counts.n_experts}",
+        file=sys.stderr,
+    )
 
 
 def print_timings(timings: Any) -> None:

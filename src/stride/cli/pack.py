@@ -41,7 +41,7 @@ def command(model: options.Model = None) -> None:
         with bar:
             task = bar.add_task("packing", total=n_bytes)
             path = packed.write(
-                file.paths, tensors, backend.weight, n_bytes, lambda done: bar.update(task, completed=done)
+                file.paths, tensors, backend.resident_weight, n_bytes, lambda done: bar.update(task, completed=done)
             )
     for note in backend.notes:
         print(f"stride: {note}", file=sys.stderr)

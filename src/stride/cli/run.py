@@ -23,6 +23,7 @@ def command(
     threads: options.Threads = None,
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
+    memory: options.Memory = None,
     draft: options.Draft = "auto",
     draft_max: options.DraftMax = None,
     temperature: options.Temperature = 0.8,
@@ -63,7 +64,10 @@ def command(
         "grammar": grammar,
     }
     drafting = options.drafting(draft, draft_max)
-    with options.load(model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type, **drafting) as llm:
+    with options.load(
+        model, backend=backend, n_ctx=ctx_size, threads=threads, kv_type=cache_type, memory=memory, **drafting
+    ) as llm:
+        before = llm.streaming
         if chat:
             stream = llm.chat([{"role": "user", "content": text}], stream=True, **asked)
         else:
@@ -78,6 +82,9 @@ def command(
                     case Finish(timings=timings):
                         print()
                         options.print_timings(timings)
+                        if before is not None and (after := llm.streaming) is not None:
+                            n_tokens = timings.prompt_n + timings.predicted_n
+                            options.print_streaming(after.since(before), n_tokens)
         except KeyboardInterrupt:
             stream.cancel()
             print()

@@ -57,6 +57,7 @@ def command(
         str, typer.Option("-ctk", "--cache-type-k", help="Keys as f32, f16, q8_0 or auto.")
     ] = "auto",
     cache_type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Values; the same as keys.")] = "auto",
+    memory: options.Memory = None,
     cache_ram: Annotated[
         int | None,
         typer.Option(
@@ -228,6 +229,7 @@ def command(
         "n_parallel": parallel if parallel > 0 else None,
         "threads": threads if threads is not None and threads > 0 else None,
         "kv_type": cache_type_k,
+        "memory": memory,
         "cache_ram": cache_ram,
         "cache_dir": cache_dir,
         **options.drafting(draft, draft_max, model_draft, spec_type),

@@ -53,6 +53,7 @@ def command(
     threads: options.Threads = None,
     backend: options.BackendName = "auto",
     cache_type: options.CacheType = "f16",
+    memory: options.Memory = None,
     draft: options.Draft = "auto",
     draft_max: options.DraftMax = None,
     show_profile: Annotated[
@@ -73,7 +74,7 @@ def command(
         raise RequestError("--profile prints tables: leave out -o json", field="output")
     results = []
     asked = options.drafting(draft, draft_max)
-    with options.load(model, backend=backend, threads=threads, kv_type=cache_type, **asked) as llm:
+    with options.load(model, backend=backend, threads=threads, kv_type=cache_type, memory=memory, **asked) as llm:
         if show_profile:
             for test in plan:
                 _print_profile(test.label, *profile(llm, test))
@@ -103,5 +104,7 @@ def command(
             for row in results:
                 if row["n_gen"] == generated[0]:
                     row["drafting"] = asdict(found)
+        if (counts := llm.streaming) is not None:
+            options.print_streaming(counts)
     if output == "json":
         print(json.dumps(results, indent=2))

@@ -170,7 +170,7 @@ class Decoder:
         """Run a batch: what ``batch.outputs`` have become."""
         ops, (*first, last) = self.ops, self.blocks
         x, delta = self._run(first, batch, cache)
-        attended = self._attend(x, delta, last, cache.pools[len(first)], batch)
+        attended = self._attend(x, delta, last, cache.pools[len(first)], batch, batch.outputs)
         # Of the other tokens, the last block's keys and values are all that is wanted.
         x, attended = ops.rows(x, batch.outputs), ops.rows(attended, batch.outputs)
         if len(batch.outputs) == 0:
@@ -236,12 +236,18 @@ class Decoder:
         """Add ``delta`` (what the block before contributes) to x, in place; give what this block contributes."""
         return self._feed_forward(x, self._attend(x, delta, block, pool, batch), block)
 
-    def _attend(self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch) -> Array:
-        """A block's attention, before its output projection."""
+    def _attend(
+        self, x: Array, delta: Array | None, block: Block, pool: KVPool, batch: Batch, wanted: IntArray | None = None
+    ) -> Array:
+        """A block's attention, before its output projection. ``wanted``: the tokens that go on from it; None: all."""
         ops, epsilon, config = self.ops, self.config.norm_epsilon, block.config
         page_table = batch.page_tables[self._groups.index(config.window)]
 
         h = ops.norm(x, block.attn_norm, epsilon, delta)
+        if block.router is not None:
+            going_on = x if wanted is None else ops.rows(x, wanted)
+            router = block.router
+            ops.expect(going_on, block.ffn_norm, epsilon, router.weight, router.bias, router.routing, block.ffn)
         q, k, v, *gate = ops.linear(h, block.qkv, block.qkv_bias)
         q = ops.rope_and_store(
             q,

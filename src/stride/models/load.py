@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from stride.errors import ModelFileError
 from stride.gguf import GGUFFile, QuantType, Tensor, open_gguf
-from stride.models.config import DenseConfig, LayerConfig, ModelConfig, read_config
+from stride.models.config import DenseConfig, LayerConfig, ModelConfig, MoeConfig, read_config
 from stride.models.decoder import Block, Decoder, DraftHead, Router
 from stride.models.rope import rope
-from stride.ops.api import Backend, GatedFFN, Rope, Routing
+from stride.ops.api import Backend, ExpertTensors, GatedFFN, Rope, Routing
 
 Progress = Callable[[int, int], None]
 """Called with (bytes of weights read so far, bytes in all)."""
@@ -59,6 +59,19 @@ def check_model(file: GGUFFile) -> ModelConfig:
     assemble(config, checker, file)
     checker.refuse_leftovers()
     return config
+
+
+def routed_experts(file: GGUFFile, config: ModelConfig) -> list[ExpertTensors]:
+    """The stacks of each layer with experts, of a file that `check_model` found whole."""
+    return [
+        (
+            file.tensors[f"blk.{i}.ffn_gate_exps.weight"],
+            file.tensors[f"blk.{i}.ffn_up_exps.weight"],
+            file.tensors[f"blk.{i}.ffn_down_exps.weight"],
+        )
+        for i, layer in enumerate((*config.layers, *config.draft_layers))
+        if isinstance(layer.ffn, MoeConfig)
+    ]
 
 
 class Source(Protocol):

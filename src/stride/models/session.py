@@ -10,7 +10,7 @@ from stride.models.decoder import Decoder
 from stride.ops.api import PAGE_TOKENS, Batch, FloatArray, KVType
 
 CHUNK = 512
-"""Tokens per step while a long prompt is read."""
+"""Tokens per step while a long prompt is read, where nobody says another number."""
 
 
 class Session:
@@ -19,11 +19,13 @@ class Session:
     Args:
         n_ctx: tokens that the cache has room for.
         kind: how keys and values are kept.
+        chunk: tokens per step while a long prompt is read.
     """
 
-    def __init__(self, decoder: Decoder, n_ctx: int, kind: KVType = "f16") -> None:
+    def __init__(self, decoder: Decoder, n_ctx: int, kind: KVType = "f16", chunk: int = CHUNK) -> None:
         n_pages = -(-n_ctx // PAGE_TOKENS)
         self._decoder = decoder
+        self._chunk = chunk
         self._cache = decoder.new_cache([n_pages] * len(decoder.windows), kind)
         self._tables = (np.arange(n_pages, dtype=np.int32)[None, :],) * len(decoder.windows)
         self.n_tokens = 0
@@ -32,8 +34,8 @@ class Session:
         """Append tokens: float32 [n_outputs, vocabulary], the logits after the last ``n_outputs`` of them."""
         first_output = len(token_ids) - n_outputs
         parts = [
-            self._step(token_ids[start : start + CHUNK], max(0, first_output - start))
-            for start in range(0, len(token_ids), CHUNK)
+            self._step(token_ids[start : start + self._chunk], max(0, first_output - start))
+            for start in range(0, len(token_ids), self._chunk)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -11,12 +11,15 @@ of an Array.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from stride.experts.policy import DEFAULT, PolicyChoice
+from stride.ops.pressure import available_bytes
 
 if TYPE_CHECKING:
     from stride.gguf import Tensor
@@ -32,6 +35,8 @@ IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 KVType: TypeAlias = Literal["f32", "f16", "q8_0"]
+ExpertTensors: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
+"""The stacks of a layer's routed experts: gate and up [experts, f, d], down [experts, d, f]."""
 
 PAGE_TOKENS = 32
 """Tokens per page of the KV cache."""
@@ -94,6 +99,52 @@ class GatedFFN:
     limit: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class StreamCounts:
+    """Of routed experts that stay on disk, since the start, each counted once per layer and step.
+
+    Attributes:
+        hits: experts that were in memory when they were wanted.
+        misses: those that were not, and had not been foreseen.
+        expected: experts read ahead because a layer was likely to want them.
+        came_true: those of them that were wanted then.
+        read_bytes: of files.
+        waited_seconds: in which nothing could be computed until something was read.
+        n_slots: experts that fit in memory now, of ``slot_bytes`` each, out of ``n_experts``.
+        disk_rate: bytes per second that the disk gave when it was probed.
+        pack_rate: bytes per second that one thread packs of what it has read; infinite where a packed copy is read.
+    """
+
+    hits: int
+    misses: int
+    expected: int
+    came_true: int
+    read_bytes: int
+    waited_seconds: float
+    n_slots: int
+    slot_bytes: int
+    n_experts: int
+    disk_rate: float
+    pack_rate: float
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the experts wanted that were in memory."""
+        return self.hits / max(1, self.hits + self.misses + self.came_true)
+
+    def since(self, before: StreamCounts) -> StreamCounts:
+        """What was counted after ``before``."""
+        return replace(
+            self,
+            hits=self.hits - before.hits,
+            misses=self.misses - before.misses,
+            expected=self.expected - before.expected,
+            came_true=self.came_true - before.came_true,
+            read_bytes=self.read_bytes - before.read_bytes,
+            waited_seconds=self.waited_seconds - before.waited_seconds,
+        )
+
+
 class Backend(Protocol):
     """Where a model runs. All methods are called from one thread at a time."""
 
@@ -113,10 +164,42 @@ class Backend(Protocol):
     def notes(self) -> Sequence[str]:
         """What people should know about the weights read so far, such as types that were converted."""
 
+    @property
+    def streaming(self) -> StreamCounts | None:
+        """Of experts that stay on disk; None where all weights are in memory."""
+
     # --- loading ---
 
     def held_bytes(self, *tensors: Tensor) -> int:
         """Memory that tensors of one model take together at most once they are read, plus up to 3 % for padding."""
+
+    def expert_bytes(self, layers: Sequence[ExpertTensors]) -> int:
+        """Memory of one routed expert, where they are streamed: of the largest of all layers'.
+
+        Raises:
+            UnsupportedError: this backend, or these tensors, must be in memory whole; says why.
+        """
+
+    def stream_experts(
+        self,
+        layers: Sequence[ExpertTensors],
+        n_bytes: int,
+        top_k: int,
+        choice: PolicyChoice = DEFAULT,
+        available: Callable[[], int] = available_bytes,
+    ) -> None:
+        """Leave routed experts on disk. From now on `weight` of these tensors reads nothing, and `experts` reads what a
+        step wants and ``n_bytes`` of memory do not hold; fewer are held while ``available()`` bytes are few. Each token
+        uses ``top_k`` experts of a layer.
+
+        Raises:
+            InsufficientMemoryError: the memory is too little for one token.
+            ModelFileError: a file cannot be read.
+            UnsupportedError: see `expert_bytes`.
+        """
+
+    def close(self) -> None:
+        """Give back what belongs to no weight: memory, threads and files of experts that stay on disk."""
 
     def weight(self, tensor: Tensor) -> Weight:
         """Read a matrix or a stack of matrices from its file into this backend's layout, each byte once."""
@@ -197,7 +280,25 @@ class Backend(Protocol):
         """
 
     def experts(self, x: Array, ids: IntArray, weights: FloatArray, routed: GatedFFN, shared: GatedFFN | None) -> Array:
-        """``Σ_j weights[:, j] * FFN_ids[:, j](x)``, plus the shared expert's FFN where there is one: [n, d]."""
+        """``Σ_j weights[:, j] * FFN_ids[:, j](x)``, plus the shared expert's FFN where there is one: [n, d].
+
+        Each token's are added up by ascending expert, the shared one last: a result depends on neither the order of
+        ``ids`` nor on which experts are computed first.
+        """
+
+    def expect(
+        self,
+        x: Array,
+        norm: Array,
+        epsilon: float,
+        router: Weight,
+        bias: Array | None,
+        routing: Routing,
+        routed: GatedFFN,
+    ) -> None:
+        """A layer is likely to want those of its experts ``routed`` that its router would choose for ``RMSNorm(x)``,
+        its state before attention: they may be read meanwhile. With all in memory, it does nothing.
+        """
 
     def concat_norms(self, a: Array, a_weight: Array, b: Array, b_weight: Array, epsilon: float) -> Array:
         """``[RMSNorm(a), RMSNorm(b)]`` along the last axis, [n, 2 d]: the input of a draft layer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,25 @@ import psutil
 
 from stride import _cpu
 from stride.errors import ModelFileError, UnsupportedError
+from stride.experts.policy import DEFAULT, PolicyChoice
 from stride.gguf import QuantType, Tensor
 from stride.gguf.quants import dequantize, quantize
 from stride.ops import packed
-from stride.ops.api import Array, Batch, ByteArray, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
+from stride.ops.api import (
+    Array,
+    Batch,
+    ByteArray,
+    ExpertTensors,
+    FloatArray,
+    GatedFFN,
+    IntArray,
+    KVType,
+    Rope,
+    Routing,
+    StreamCounts,
+)
+from stride.ops.pressure import available_bytes
+from stride.ops.streaming import FEW_TOKENS, ExpertStream, Place
 
 CONVERTED_ROWS = 256
 """Rows that are converted at once where the extension has no layout for a type; a multiple of 32."""
@@ -61,6 +76,7 @@ class CpuBackend:
 
     Attributes:
         notes: what a person should know about how the model was loaded, such as converted types.
+        stream: the routed experts, where they stay on disk.
 
     Raises:
         UnsupportedError: no such instruction set here.
@@ -76,8 +92,15 @@ class CpuBackend:
         self._packed, note = packed.find(model) if model else (None, None)
         self.notes: list[str] = [] if note is None else [note]
         self._converted: set[QuantType] = set()
+        self._streamed: dict[tuple[Path, int], _cpu.MatrixShape] = {}  # by file and offset
+        self.stream: ExpertStream | None = None
+        self._is_told_of_locks = False
         self._batch: Batch | None = None
         self._rotations: dict[int, tuple[Rope, FloatArray]] = {}
+
+    @property
+    def streaming(self) -> StreamCounts | None:
+        return None if self.stream is None else self.stream.counts
 
     # --- loading ---
 
@@ -88,7 +111,52 @@ class CpuBackend:
         """What `weight` of a matrix or a stack takes, to the byte."""
         return _cpu.packed_bytes(_held_type(tensor), *_stack_shape(tensor))
 
-    def weight(self, tensor: Tensor) -> _cpu.Weight:
+    def expert_bytes(self, layers: Sequence[ExpertTensors]) -> int:
+        places = [[self._place(tensor) for tensor in layer] for layer in layers]
+        return _cpu.slot_bytes(
+            [
+                [_cpu.ExpertSource(place.shape, -1, place.offset, place.stride, place.packed) for place in layer]
+                for layer in places
+            ]
+        )
+
+    def stream_experts(
+        self,
+        layers: Sequence[ExpertTensors],
+        n_bytes: int,
+        top_k: int,
+        choice: PolicyChoice = DEFAULT,
+        available: Callable[[], int] = available_bytes,
+    ) -> None:
+        places = [[self._place(tensor) for tensor in layer] for layer in layers]
+        self.stream = ExpertStream(self._engine, places, n_bytes, top_k, choice, available)
+        self._streamed = {(one.tensor.path, one.tensor.offset): one.shape for layer in places for one in layer}
+
+    def close(self) -> None:
+        self.stream = None
+        self._streamed = {}
+
+    def _place(self, tensor: Tensor) -> Place:
+        """Where a stack lies on disk: in its packed copy, where there is one."""
+        stack = count, rows, columns = _stack_shape(tensor)
+        held = _held_type(tensor)
+        shape = _cpu.matrix_shape(held, count, rows, columns)
+        offset = None if self._packed is None else self._packed.offset_of(tensor.name, held, stack)
+        if self._packed is not None and offset is not None:
+            return Place(tensor, shape, self._packed.path, offset, shape.n_bytes // count, packed=True)
+        if held is not tensor.type:
+            raise UnsupportedError(
+                f"experts of type {tensor.type.name} have no kernels and cannot be streamed as they are: `stride pack` "
+                f"writes a copy as {held.name} that can"
+            )
+        return Place(tensor, shape, tensor.path, tensor.offset, tensor.n_bytes // count, packed=False)
+
+    def weight(self, tensor: Tensor) -> _cpu.MatrixShape:
+        """`resident_weight`, or, of experts that stay on disk, their shape."""
+        streamed = self._streamed.get((tensor.path, tensor.offset))
+        return self.resident_weight(tensor) if streamed is None else streamed
+
+    def resident_weight(self, tensor: Tensor) -> _cpu.Weight:
         """Pack a tensor while reading it, or map its packed copy. Types without a layout become Q8_0, or F16 where rows
         are no whole blocks.
 
@@ -100,10 +168,19 @@ class CpuBackend:
         if _held_type(tensor) is not tensor.type and tensor.type not in self._converted:
             self._converted.add(tensor.type)
             self.notes.append(f"{tensor.type.name} has no kernels: such tensors are held as {_held_type(tensor).name}")
-        if (mapped := self._mapped_weight(tensor, count, rows, columns)) is not None:
-            return mapped
-        if _held_type(tensor) is not tensor.type:
-            return self._converted_weight(tensor, count, rows, columns)
+        weight = self._mapped_weight(tensor, count, rows, columns)
+        if weight is None and _held_type(tensor) is not tensor.type:
+            weight = self._converted_weight(tensor, count, rows, columns)
+        if weight is None:
+            weight = self._packed_weight(tensor, count, rows, columns)
+        if self.stream is not None and not weight.lock() and not self._is_told_of_locks:
+            self._is_told_of_locks = True
+            self.notes.append(
+                "weights cannot be locked in memory (ulimit -l): under pressure the system may page them out"
+            )
+        return weight
+
+    def _packed_weight(self, tensor: Tensor, count: int, rows: int, columns: int) -> _cpu.Weight:
         weight = _cpu.weight(tensor.type, count, rows, columns)
         try:
             with open(tensor.path, "rb", buffering=0) as file:
@@ -234,8 +311,30 @@ class CpuBackend:
     def experts(
         self, x: FloatArray, ids: IntArray, weights: FloatArray, routed: GatedFFN, shared: GatedFFN | None
     ) -> FloatArray:
+        if not isinstance(routed.gate, _cpu.Weight):
+            assert self.stream is not None
+            return self.stream.experts(x, ids, weights, routed, shared)
         also = (None, None, None, 0.0) if shared is None else (shared.gate, shared.up, shared.down, shared.limit)
         return self._engine.experts(x, ids, weights, routed.gate, routed.up, routed.down, routed.limit, *also)
+
+    def expect(
+        self,
+        x: FloatArray,
+        norm: FloatArray,
+        epsilon: float,
+        router: _cpu.Weight,
+        bias: FloatArray | None,
+        routing: Routing,
+        routed: GatedFFN,
+    ) -> None:
+        if self.stream is None or not self.stream.looks_ahead or len(x) == 0:
+            return
+        n_experts: int = router.shape[0]
+        if len(x) <= FEW_TOKENS:
+            ids, _ = self.route(self.norm(x, norm, epsilon), router, bias, routing)
+            self.stream.expect(routed, ids)
+        elif len(x) * routing.top_k >= n_experts:  # nearly all are wanted: no need to ask which
+            self.stream.expect(routed, np.arange(n_experts, dtype=np.int32)[None])
 
     def concat_norms(
         self, a: FloatArray, a_weight: FloatArray, b: FloatArray, b_weight: FloatArray, epsilon: float

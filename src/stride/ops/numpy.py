@@ -7,15 +7,30 @@ memory: matrices are kept dequantised up to a budget, and dequantised anew at ea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from stride.errors import UnsupportedError
+from stride.experts.policy import DEFAULT, PolicyChoice
 from stride.gguf import QuantType, Tensor
 from stride.gguf.quants import dequantize, quantize
-from stride.ops.api import PAGE_TOKENS, Array, Batch, ByteArray, FloatArray, GatedFFN, IntArray, KVType, Rope, Routing
+from stride.ops.api import (
+    PAGE_TOKENS,
+    Array,
+    Batch,
+    ByteArray,
+    ExpertTensors,
+    FloatArray,
+    GatedFFN,
+    IntArray,
+    KVType,
+    Rope,
+    Routing,
+    StreamCounts,
+)
+from stride.ops.pressure import available_bytes
 
 KEPT_BYTES = 2 << 30
 """Dequantised float32 weights that one backend keeps; larger models are dequantised at each use."""
@@ -122,6 +137,7 @@ class NumpyBackend:
     name = computation = "numpy"
     n_threads = 1
     notes: Sequence[str] = ()
+    streaming: StreamCounts | None = None
 
     def __init__(self) -> None:
         self._kept_bytes = 0
@@ -129,6 +145,22 @@ class NumpyBackend:
     def held_bytes(self, *tensors: Tensor) -> int:
         in_file = sum(tensor.n_bytes for tensor in tensors)  # cached, where it is read at each use
         return min(4 * sum(tensor.n_values for tensor in tensors), in_file + KEPT_BYTES)
+
+    def expert_bytes(self, layers: Sequence[ExpertTensors]) -> int:
+        raise UnsupportedError("the numpy backend keeps all weights in memory: it does not stream experts from disk")
+
+    def stream_experts(
+        self,
+        layers: Sequence[ExpertTensors],
+        n_bytes: int,
+        top_k: int,
+        choice: PolicyChoice = DEFAULT,
+        available: Callable[[], int] = available_bytes,
+    ) -> None:
+        self.expert_bytes(layers)
+
+    def close(self) -> None:
+        """There is nothing besides weights."""
 
     def weight(self, tensor: Tensor) -> NumpyWeight:
         n_bytes = 4 * tensor.n_values
@@ -251,6 +283,18 @@ class NumpyBackend:
             hidden = _swiglu(x[tokens] @ gate.T, x[tokens] @ up.T, routed.limit)
             out[tokens] += weights[tokens, choices, None] * (hidden @ down.T)
         return out if shared is None else out + self.ffn(x, shared)
+
+    def expect(
+        self,
+        x: FloatArray,
+        norm: FloatArray,
+        epsilon: float,
+        router: NumpyWeight,
+        bias: FloatArray | None,
+        routing: Routing,
+        routed: GatedFFN,
+    ) -> None:
+        """All experts are in memory."""
 
     def concat_norms(
         self, a: FloatArray, a_weight: FloatArray, b: FloatArray, b_weight: FloatArray, epsilon: float

@@ -53,10 +53,13 @@ class PackedFile:
             OSError: the file cannot be mapped.
             ValueError: it ends too early.
         """
+        offset = self.offset_of(name, type, shape)
+        return None if offset is None else _cpu.map_weight(type, *shape, self._file, offset)
+
+    def offset_of(self, name: str, type: int, shape: tuple[int, int, int]) -> int | None:
+        """Where the weight lies in the file, or None where it has none of that name, type and shape."""
         entry = self._entries.get(name)
-        if entry is None or (entry.type, entry.shape) != (type, shape):
-            return None
-        return _cpu.map_weight(type, *shape, self._file, entry.offset)
+        return None if entry is None or (entry.type, entry.shape) != (type, shape) else entry.offset
 
 
 def path_of(model: Sequence[Path]) -> Path:

@@ -80,6 +80,7 @@ def _of_models(models: Mapping[str, LLM]) -> Iterator[Metric]:
         yield _family(CounterMetricFamily(_PREFIX + metric, text, labels=["model"]), values)
     for metric, (text, values) in gauges.items():
         yield _family(GaugeMetricFamily(_PREFIX + metric, text, labels=["model"]), values)
+    yield from _of_streams(models)
     ends = CounterMetricFamily(_PREFIX + "requests", "Requests that ended", labels=["model", "reason"])
     for name, engine in engines.items():
         for reason, count in engine.measures.ends.copy().items():
@@ -99,6 +100,32 @@ def _of_models(models: Mapping[str, LLM]) -> Iterator[Metric]:
             sums = itertools.accumulate(histogram.counts)
             family.add_metric([name], list(zip(bounds, sums, strict=True)), histogram.sum)
         yield family
+
+
+_STREAM_COUNTERS = {
+    "expert_hits": ("Experts that were in memory when a layer wanted them", "hits"),
+    "expert_misses": ("Experts that were read when a layer wanted them", "misses"),
+    "experts_expected": ("Experts that were read ahead", "expected"),
+    "experts_came_true": ("Experts read ahead that a layer wanted then", "came_true"),
+    "expert_read_bytes": ("Bytes of experts read from disk", "read_bytes"),
+    "expert_wait_seconds": ("Time in which nothing could be computed until an expert was read", "waited_seconds"),
+}
+_STREAM_GAUGES = {
+    "expert_slots": ("Experts that fit in memory", "n_slots"),
+    "expert_slot_bytes": ("Memory of one of them", "slot_bytes"),
+    "experts": ("Routed experts in all", "n_experts"),
+}
+
+
+def _of_streams(models: Mapping[str, LLM]) -> Iterator[Metric]:
+    """Of models whose experts stay on disk; nothing where there are none."""
+    streams = {name: counts for name, llm in models.items() if (counts := llm.streaming) is not None}
+    if not streams:
+        return
+    for kind, table in ((CounterMetricFamily, _STREAM_COUNTERS), (GaugeMetricFamily, _STREAM_GAUGES)):
+        for metric, (text, field) in table.items():
+            family = kind(_PREFIX + metric, text, labels=["model"])
+            yield _family(family, {name: getattr(counts, field) for name, counts in streams.items()})
 
 
 def _values(engine: Engine) -> dict[str, float]:

@@ -7,6 +7,7 @@ import { change, settings } from "./settings.js";
 const READY_MS = 3000;
 const WAITING_MS = 1000;
 const RESIDENT = /^\S*resident_memory_bytes(?:\{[^}]*\})? (\S+)/m;
+const EXPERTS = /^\S*expert(?:_(hits|misses)|s_(came_true))_total\{[^}]*\} (\S+)/gm;
 
 const NOTICES = {
   loading: "The model is loading. You can write already; the answer comes once it is ready.",
@@ -90,7 +91,8 @@ export class Status {
     try {
       const text = await (await request("metrics", { signal })).text();
       const bytes = Number(RESIDENT.exec(text)?.[1]);
-      document.getElementById("memory").textContent = bytes > 0 ? `Memory ${gigabytes(bytes)}` : "";
+      document.getElementById("memory").textContent =
+        (bytes > 0 ? `Memory ${gigabytes(bytes)}` : "") + experts(text);
     } catch (error) {
       if (![404, 500].includes(error.status)) throw error;
       this.tellsNoMemory = error.status === 404;
@@ -136,6 +138,16 @@ export class Status {
     const meter = h("meter", { max: this.nCtx, value: usedTokens, high: 0.9 * this.nCtx, "aria-hidden": "true" });
     return place.replaceChildren(meter, `Context ${count(usedTokens)} of ${count(this.nCtx)}`);
   }
+}
+
+/** How many of the experts wanted so far were in memory, where they stay on disk. */
+function experts(text) {
+  let [found, wanted] = [0, 0];
+  for (const [, outcome, , count] of text.matchAll(EXPERTS)) {
+    if (outcome === "hits") found += Number(count);
+    wanted += Number(count);
+  }
+  return wanted > 0 ? ` · ${Math.round((100 * found) / wanted)} % of experts found in memory` : "";
 }
 
 function gigabytes(bytes) {
