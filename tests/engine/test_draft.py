@@ -38,6 +38,7 @@ class Guesser:
         for request, length in lengths.items():
             assert request.n_drafts == 0
             assert length <= request.draft_room
+            assert length == 0 or request.n_prompt <= request.n_computed == request.n_tokens - 1
             for token in self._model.greedy(request.token_ids[: request.n_tokens].tolist(), length):
                 request.add_draft(token if self._is_right() else (token + 1) % self._model.n_vocab)
 

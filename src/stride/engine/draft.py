@@ -96,7 +96,8 @@ class Drafting:
         if self._rests or not running:
             return
         start = perf_counter()
-        decoding = [request for request in running if request.n_computed >= request.n_prompt]
+        # One that was cancelled meanwhile has no token to go on from.
+        decoding = [request for request in running if request.n_prompt <= request.n_computed < request.n_tokens]
         room = {request: min(self._n_most, request.draft_room) for request in decoding}
         verified = self._length.choose(room)
         self._since_probe += 1
