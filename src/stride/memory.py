@@ -322,7 +322,9 @@ def plan(
                 return _with_prefixes(whole, wishes.prefixes)
     smallest = planned(n_ctx, min(counts), kinds[-1])
     less = None if wishes.n_ctx else shortened(smallest.n_parallel, smallest.kv_type)
-    if experts is not None and (less is None or 2 * less.n_ctx < n_ctx):
+    # Experts that take less than the margin are no reason to leave one.
+    worthwhile = experts is not None and experts.n_bytes > experts.margin
+    if experts is not None and worthwhile and (less is None or 2 * less.n_ctx < n_ctx):
         spared = Memory(memory.available - experts.margin, memory.total)
         return _plan_streamed(config, weights, experts, wishes, n_ctx, spared)
     if less is not None:
