@@ -265,9 +265,10 @@ def test_stand_in_weights_are_said_plainly(tmp_path):
     demo = target("demo")
     demo.file = ModelFile(("/d.gguf",), 1 << 20, "Stride demo", "Made with seeded, untrained weights.", "00")
     html, markdown, _ = write(tmp_path, demo)
-    assert "**demo is a stand-in: its answers mean nothing, its speed and memory are real.**" in markdown
-    assert "answers mean nothing" in html
-    assert "answers mean nothing" not in write(tmp_path, target())[1]
+    said = "**demo is a stand-in: its answers say nothing of other models, its speed and memory are its own.**"
+    assert said in markdown
+    assert "answers say nothing of other models" in html
+    assert "answers say nothing of other models" not in write(tmp_path, target())[1]
 
 
 def test_a_partial_report_says_so(tmp_path):

@@ -233,7 +233,10 @@ def _target_limitations(target: TargetResult) -> Iterator[str]:
         return
     said = stand_in(target)
     if said:
-        yield f"**Answers that mean nothing.** {name} is a stand-in; its file says: {plain(said)}"
+        yield (
+            f"**Answers of a stand-in.** {name} is small, and its answers say nothing of other models; its file says: "
+            f"{plain(said)}"
+        )
     faults = Counter(run.fault for run in target.runs if run.fault)
     for fault, times in faults.items():
         yield f"**Failed runs.** {name}: {times} of {len(target.runs)}: {plain(fault)}"

@@ -56,7 +56,7 @@ def _note(target: TargetResult) -> str:
         return target.error
     notes = []
     if findings.stand_in(target):
-        notes.append("stand-in weights, answers mean nothing")
+        notes.append("a small stand-in, its answers say nothing of other models")
     failed = sum(run.fault is not None for run in target.runs)
     if failed:
         notes.append(f"{failed} of {len(target.runs)} requests failed")

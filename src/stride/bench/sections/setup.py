@@ -30,8 +30,8 @@ def summary(results: Results) -> Iterator[Block]:
         said = findings.stand_in(target)
         if said:
             yield Text(
-                f"**{plain(target.label)} is a stand-in: its answers mean nothing, its speed and memory are real.** "
-                f"Its file says: {plain(said)}"
+                f"**{plain(target.label)} is a stand-in: its answers say nothing of other models, its speed "
+                f"and memory are its own.** Its file says: {plain(said)}"
             )
     if results.interrupted:
         yield Text("**The measurement was interrupted; this report is partial.**")
