@@ -19,7 +19,7 @@ def llm():
 
 def test_tokens_add_up_to_the_text(llm):
     done = llm.generate("class", temperature=0, max_tokens=30, logprobs=2)
-    assert len(done.tokens) == done.usage.completion_tokens > 3
+    assert len(done.tokens) == 30
     data = b"".join(b"" if llm.tokenizer.is_special(t.chosen.token_id) else t.chosen.text for t in done.tokens)
     assert data.decode(errors="replace") == done.text
     for token in done.tokens:

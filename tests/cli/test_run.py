@@ -1,18 +1,16 @@
 """`stride run`: completion on stdout, timings on stderr."""
 
-import re
-
 import pytest
 
 from stride import LLM
 
 
 def test_greedy_output_repeats_and_timings_go_to_stderr(stride):
-    first, second = (stride("run", "-p", "Hello", "-n", 8, "--temp", 0) for _ in range(2))
+    first, second = (stride("run", "-p", "class", "-n", 8, "--temp", 0) for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
     assert first.stdout.strip()
-    assert re.search(r"generated [1-8] in ", first.stderr)
+    assert "generated 8" in first.stderr
 
 
 def test_a_seed_repeats_a_sample(stride):

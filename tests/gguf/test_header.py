@@ -253,7 +253,7 @@ def test_bytes_after_the_last_tensor_and_gaps_between_tensors_are_allowed(tmp_pa
         ]
 
 
-def test_a_real_vocabulary_is_read(tmp_path):
+def test_a_real_vocabulary_is_read_quickly(tmp_path):
     n = 128_896
     tokens = [f"token{i}" for i in range(n)]
     metadata = {
@@ -263,8 +263,13 @@ def test_a_real_vocabulary_is_read(tmp_path):
         "tokenizer.ggml.token_type": np.ones(n, np.int32),
     }
     (path,) = write_gguf(tmp_path / "m.gguf", metadata, [])
-    with open_gguf(path) as model:
-        assert model.metadata["tokenizer.ggml.tokens"] == tokens
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()  # of this process alone, so that a busy machine does no harm
+        with open_gguf(path) as model:
+            seconds.append(time.process_time() - start)
+            assert model.metadata["tokenizer.ggml.tokens"] == tokens
+    assert min(seconds) < 0.3
 
 
 # --- anything else ----------------------------------------------------------------------------
